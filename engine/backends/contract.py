@@ -1,0 +1,102 @@
+"""What the stream knows of a backend: it hands out slots, works on them, and says when one is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Backend", "Slot", "SlotShape"]
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """The size of a slot's buffers.
+
+    Attributes:
+        batch: slices that are labelled at once, n.
+        context: context slices on each side, k; a slot holds ``n + 2k`` input slices.
+        height: rows of a tile in pixels.
+        width: columns of a tile in pixels.
+        classes: classes with background, the second axis of the scores.
+    """
+
+    batch: int
+    context: int
+    height: int
+    width: int
+    classes: int
+
+
+@dataclass
+class Slot:
+    """One reusable set of input and output buffers, laid out as the graph contract has them.
+
+    Attributes:
+        slices: ``(n + 2k, h, w)`` float32, in the file's own intensity units.
+        mean: ``(n + 2k,)`` float32, the intensity mean of each slice.
+        rstd: ``(n + 2k,)`` float32, one over the standard deviation; negative for inverted contrast.
+        labels: ``(n, h, w)`` uint8, written by the backend.
+        scores: ``(n, classes, h, w)`` uint8, probability × 255 rounded, written by the backend.
+        count: how many of the n slices are in use; the last run of a tomogram is often shorter. The buffers keep
+            their size and a backend may work on all of them, so the rest of the inputs must hold finite numbers.
+    """
+
+    slices: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    rstd: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    scores: NDArray[np.uint8]
+    count: int = 0
+
+
+class Backend(Protocol):
+    """Runs a bundle on a device.
+
+    `submit` and `wait` may be called from different threads; slots are waited for in the order of their submission.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that ``--backend`` takes."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line that says what runs where, such as ``ONNX Runtime 1.23, 2 threads, FP32``."""
+        ...
+
+    def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
+        """Return `count` slots whose buffers the backend can work on.
+
+        Raises:
+            BackendError: the memory for them cannot be had.
+        """
+        ...
+
+    def submit(self, slot: Slot) -> None:
+        """Start work on a slot's first ``count`` slices and return at once."""
+        ...
+
+    def wait(self, slot: Slot) -> None:
+        """Return when the outputs of a submitted slot can be read.
+
+        Raises:
+            BackendError: the work on the slot failed.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Give up everything that was submitted and not waited for; never raises.
+
+        When this returns, nothing reads or writes the slots any more and the backend can be used again. A `wait` that
+        another thread is in raises `BackendError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back; no slot is used after this."""
+        ...
