@@ -92,8 +92,9 @@ class Backend(Protocol):
     def cancel(self) -> None:
         """Give up everything that was submitted and not waited for; never raises.
 
-        When this returns, nothing reads or writes the slots any more and the backend can be used again. A `wait` that
-        another thread is in raises `BackendError`.
+        When this returns, nothing reads or writes the slots any more and the backend can be used again. A `wait` for
+        one of them that another thread is in, or still comes to, raises `BackendError`. Called by the thread that
+        submits.
         """
         ...
 

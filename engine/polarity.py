@@ -1,0 +1,96 @@
+"""Whether density is dark or bright, which no file says; a model that learnt the one is blind to the other.
+
+Density is rare and stands out: membranes, filaments and ribosomes lie in a larger volume of cytosol. Once noise
+is smoothed away and slow gradients of thickness are taken out, the tail of the grey values points to where density
+lies, dark (negative skewness) or bright (positive). The skewness was measured on what published data there is:
+
+=================================================  ================
+dark, 24 slices of membranes in cells (real)       -1.11 to -0.12
+dark, 20 × 30 × 40 and 16³ crops (real)            -0.19, -0.47
+bright, one microtubule and a gold bead (real)     +0.66
+dark, four volumes of macromolecules (simulated)   -0.43 to -0.19
+dark, vesicles (simulated)                         -2.23
+not known, 27 × 32 × 22 crop and 100³ (real)       +0.08, -0.03
+=================================================  ================
+
+Images turned over give the same number with the other sign. At the limit of 0.2 none of them is called by the wrong
+name, and one in ten is not called at all. There is a single real bright volume among them, and no whole cell: that is
+evidence for a warning, not for turning a volume over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscribe.engine.intensity import sampled_slices
+from tomoscribe.engine.tomogram.contract import Tomogram
+
+__all__ = ["density_skewness", "polarity_of"]
+
+_SLICES = 8
+_WINDOW = 512
+_SMALLEST = 64
+_LIMIT = 0.2
+_PERCENTILES = (0.5, 99.5)
+# Box filters, in pixels of 10 to 20 Å: 3 smooths noise at the size of a membrane, 15 follows thickness.
+_NOISE, _GRADIENT = 3, 15
+
+
+def polarity_of(tomogram: Tomogram, z_range: tuple[int, int] | None = None) -> str | None:
+    """Tell from a sample of slices whether density is ``dark`` or ``bright``, as ``model.json`` has the words.
+
+    Args:
+        tomogram: where up to 8 slices are read.
+        z_range: first slice and one past the last; all of them if None.
+
+    Returns:
+        None where it cannot be told: slices of less than 64 pixels, values that are not finite, or that point neither
+        way.
+    """
+    depth, height, width = tomogram.shape
+    if min(height, width) < _SMALLEST:
+        return None
+    buffer = np.empty((1, height, width), np.float32)
+    window = (0, _middle(height), _middle(width))
+    windows = []
+    for z in sampled_slices(*(z_range or (0, depth)), _SLICES):
+        tomogram.read_slices(z, buffer)
+        windows.append(buffer[window].copy())
+    slices = np.stack(windows)
+    if not np.isfinite(slices).all():
+        return None
+    skewness = density_skewness(slices)
+    if abs(skewness) < _LIMIT:
+        return None
+    return "bright" if skewness > 0 else "dark"
+
+
+def density_skewness(slices: NDArray[np.float32]) -> float:
+    """Return the skewness of slices once noise is smoothed away and slow gradients are taken out.
+
+    Values are clipped to the percentiles 0.5 and 99.5 first, so that gold does not decide.
+
+    Args:
+        slices: ``(n, y, x)``, finite.
+
+    Returns:
+        The third standardised moment; 0 for slices without contrast.
+    """
+    clipped = np.clip(slices, *np.percentile(slices, _PERCENTILES))
+    smooth = _box(_box(clipped, _NOISE), _NOISE)
+    detail = smooth - _box(_box(clipped, _GRADIENT), _GRADIENT)
+    deviation = float(detail.std(dtype=np.float64))
+    return 0.0 if deviation == 0 else float((((detail - detail.mean()) / deviation) ** 3).mean(dtype=np.float64))
+
+
+def _middle(side: int) -> slice:
+    start = max(side - _WINDOW, 0) // 2
+    return slice(start, start + _WINDOW)
+
+
+def _box(slices: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    from scipy.ndimage import uniform_filter  # here, because it takes longer to import than the rest of the engine
+
+    filtered: NDArray[np.float32] = uniform_filter(slices, (1, size, size))
+    return filtered

@@ -1,0 +1,199 @@
+"""The stream: slices in, finished labels out, every stage busy, and no more memory than a few slots.
+
+A reader thread fills slots, the calling thread hands them to the backend, and an assembler thread empties them into the
+sinks (`Line` has the picture). Memory does not depend on the size of the volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscribe.engine.backends.contract import Backend, SlotShape
+from tomoscribe.engine.errors import ParameterError
+from tomoscribe.engine.intensity import IntensityStatistics, check_finite
+from tomoscribe.engine.line import Clock, Job, Line
+from tomoscribe.engine.sinks.contract import Sink
+from tomoscribe.engine.tiles import TilePlan
+from tomoscribe.engine.tomogram.contract import Tomogram
+
+__all__ = ["StreamTimes", "stream"]
+
+
+@dataclass(frozen=True)
+class StreamTimes:
+    """What a stream's time went into, in seconds. The stages overlap, so they add up to more than the whole.
+
+    Attributes:
+        total: from the first slice that is read to the last file that is renamed.
+        read: the reader thread, reading, checking and cutting slices.
+        submit: the calling thread, handing slots to the backend.
+        wait: the assembler thread, waiting for the backend; close to `total` where the backend sets the pace.
+        write: pasting tiles, writing to the sinks, and completing the files.
+    """
+
+    total: float
+    read: float
+    submit: float
+    wait: float
+    write: float
+
+
+def stream(
+    tomogram: Tomogram,
+    backend: Backend,
+    plan: TilePlan,
+    statistics: IntensityStatistics,
+    sinks: Sequence[Sink],
+    *,
+    context: int,
+    classes: int,
+    batch: int,
+    z_range: tuple[int, int] | None = None,
+    invert: bool = False,
+    slots: int = 3,
+    progress: Callable[[int], None] | None = None,
+) -> StreamTimes:
+    """Label a tomogram slice by slice and write the labels.
+
+    Slices above the first and below the last of the volume are repeats of those. The sinks are this function's from
+    the call on: they are committed in the order given once every slice is written, and all aborted if anything fails
+    before that. If a commit fails, the sinks after it are aborted and the files before it stay, so give the sink last
+    whose file is to mean that all are there. Ctrl-C counts as a failure, and `KeyboardInterrupt` comes through. No
+    thread is left running in either case.
+
+    Args:
+        tomogram: what is read, in one pass.
+        backend: what labels it.
+        plan: how its slices are cut.
+        statistics: what the graph normalises with.
+        sinks: what the labels go to, in order of z.
+        context: context slices on each side of a labelled one, k.
+        classes: classes with background, the second axis of the scores.
+        batch: slices that are labelled at once, n.
+        z_range: first slice to label and one past the last; all of them if None. Context is read outside of it too.
+        invert: whether the contrast is turned over.
+        slots: how many sets of buffers there are: one to be filled, one to be worked on and one to be emptied at the
+            same time.
+        progress: called from the assembler thread with the number of slices that were just written.
+
+    Returns:
+        Where the time went.
+
+    Raises:
+        ParameterError: `z_range` or `plan` does not fit the tomogram.
+        IntensityError: a slice holds NaN or infinity.
+        TomogramFormatError: the file ends early.
+        BackendError: the backend failed.
+        OutputError: a sink could not be written.
+    """
+    uncommitted = list(sinks)
+    clock = Clock()
+    try:
+        with clock.measure("total"):
+            first, last = _checked_range(tomogram, plan, z_range, context, batch, slots)
+            shape = SlotShape(min(batch, last - first), context, *plan.tile_shape, classes)
+            buffers = backend.allocate(shape, slots)
+            for slot in buffers:
+                slot.mean[:], slot.rstd[:] = statistics.mean_and_rstd(len(slot.mean), invert)
+            work = (
+                (start, min(shape.batch, last - start), tile)
+                for start in range(first, last, shape.batch)
+                for tile in plan.tiles
+            )
+            reader = _Reader(tomogram, plan, shape)
+            assembler = _Assembler(plan, sinks, shape, progress)
+            Line(backend, clock).run(buffers, work, reader.fill, assembler.take)
+            with clock.measure("write"):
+                while uncommitted:
+                    uncommitted[0].commit()
+                    del uncommitted[0]
+    except BaseException:
+        for sink in uncommitted:
+            sink.abort()
+        raise
+    return StreamTimes(**clock.seconds)
+
+
+def _checked_range(
+    tomogram: Tomogram, plan: TilePlan, z_range: tuple[int, int] | None, context: int, batch: int, slots: int
+) -> tuple[int, int]:
+    depth, *slice_shape = tomogram.shape
+    if plan.slice_shape != tuple(slice_shape):
+        raise ParameterError(f"{tomogram.path}: expected a plan for slices of {slice_shape}, found {plan.slice_shape}")
+    if context < 0 or batch < 1 or slots < 1:
+        raise ParameterError(
+            f"stream: expected a context of 0 or more and at least one slice in at least one slot, "
+            f"found context {context}, batch {batch}, slots {slots}"
+        )
+    first, last = (0, depth) if z_range is None else z_range
+    if not 0 <= first < last <= depth:
+        raise ParameterError(f"{tomogram.path}: expected a z range within 0:{depth}, found {first}:{last}")
+    return first, last
+
+
+class _Reader:
+    """Reads runs of slices with their context, and fills slots with tiles of them."""
+
+    def __init__(self, tomogram: Tomogram, plan: TilePlan, shape: SlotShape) -> None:
+        self._tomogram = tomogram
+        self._plan = plan
+        self._context = shape.context
+        # A tile that is the slice, without padding, is read where it is needed.
+        self._direct = plan.tile_shape == plan.slice_shape
+        run_shape = (shape.batch + 2 * shape.context, *plan.slice_shape)
+        self._run = np.empty(run_shape if not self._direct else 0, np.float32)
+
+    def fill(self, job: Job) -> None:
+        job.slot.count = job.count
+        if self._direct:
+            self._read(job, job.slot.slices)
+            return
+        if job.tile is self._plan.tiles[0]:
+            self._read(job, self._run)
+        self._plan.extract(job.tile, self._run, job.slot.slices)
+
+    def _read(self, job: Job, out: NDArray[np.float32]) -> None:
+        first = max(job.start - self._context, 0)
+        stop = min(job.start + job.count + self._context, self._tomogram.shape[0])
+        before = first - (job.start - self._context)
+        after = before + stop - first
+        self._tomogram.read_slices(first, out[before:after])
+        if self._tomogram.dtype.kind == "f":
+            check_finite(out[before:after], first, str(self._tomogram.path))
+        out[:before] = out[before]
+        # Past the volume these are context; past the last slice to label they keep what a backend may compute finite.
+        out[after:] = out[after - 1]
+
+
+class _Assembler:
+    """Puts tiles together and hands finished slices to the sinks."""
+
+    def __init__(
+        self, plan: TilePlan, sinks: Sequence[Sink], shape: SlotShape, progress: Callable[[int], None] | None
+    ) -> None:
+        self._plan = plan
+        self._sinks = sinks
+        self._progress = progress
+        # A single tile is handed over where it lies.
+        batch = 0 if plan.is_whole else shape.batch
+        self._labels = np.empty((batch, *plan.slice_shape), np.uint8)
+        self._scores = np.empty((batch, shape.classes, *plan.slice_shape), np.uint8)
+
+    def take(self, job: Job) -> None:
+        labels, scores = job.slot.labels[: job.count], job.slot.scores[: job.count]
+        if self._plan.is_whole:
+            labels, scores = self._plan.kept(job.tile, labels), self._plan.kept(job.tile, scores)
+        else:
+            self._plan.paste(job.tile, labels, self._labels[: job.count])
+            self._plan.paste(job.tile, scores, self._scores[: job.count])
+            if job.tile is not self._plan.tiles[-1]:
+                return
+            labels, scores = self._labels[: job.count], self._scores[: job.count]
+        for sink in self._sinks:
+            sink.write(job.start, labels, scores)
+        if self._progress is not None:
+            self._progress(job.count)
