@@ -1,0 +1,37 @@
+"""Small checkpoints to export: trained networks are not needed to compare two ways of running one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tomoscribe.engine.bundle import ModelSpecification
+from tomoscribe.engine.class_map import ClassMap, LabelClass
+from tomoscribe.train.checkpoint import Checkpoint, save_checkpoint
+from tomoscribe.train.unet import UNet, UNetConfiguration
+
+
+def make_checkpoint(context):
+    configuration = UNetConfiguration(classes=3, context=context, depth=2, base_width=4)
+    class_map = ClassMap((LabelClass(1, "ribosome", (1, 2, 3)), LabelClass(2, "membrane µ", (4, 5, 6))))
+    specification = ModelSpecification(
+        "tiny", class_map, context, configuration.tile_multiple, configuration.halo, (10.0, 20.0)
+    )
+    torch.manual_seed(context)
+    network = UNet(configuration)
+    with torch.no_grad():
+        for _ in range(5):  # moves the running statistics away from 0 and 1, where folding would do nothing
+            network(torch.randn(8, 2 * context + 1, 32, 32) * 2 + 1)
+    return Checkpoint(network.eval(), specification, {"step": 3})
+
+
+@pytest.fixture(scope="session", params=[0, 1], ids=["no context", "one slice of context"])
+def checkpoint(request):
+    return make_checkpoint(request.param)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, make_checkpoint(1))
+    return path

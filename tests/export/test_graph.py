@@ -1,0 +1,111 @@
+"""The exported graph: the contract's names, dtypes and free sizes, and PyTorch's answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tomoscribe.export.graph import METADATA_KEY, OPSET, DeployedNetwork, to_onnx
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return to_onnx(checkpoint.network, checkpoint.specification)
+
+
+@pytest.fixture(scope="module")
+def session(model):
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def raw_slices(checkpoint, count, height, width, seed=0):
+    count += 2 * checkpoint.specification.context
+    random = np.random.default_rng(seed)
+    slices = (1000 + 50 * random.standard_normal((count, height, width))).astype(np.float32)
+    mean, rstd = random.uniform(990, 1010, count), random.uniform(-0.03, 0.03, count)  # unlike in every slice
+    return {"slices": slices, "mean": mean.astype(np.float32), "rstd": rstd.astype(np.float32)}
+
+
+def expected(checkpoint, feed):
+    """Labels and probabilities × 255 by PyTorch's own operators, one slice at a time."""
+    labels, scores = [], []
+    width = 2 * checkpoint.specification.context + 1
+    for first in range(len(feed["slices"]) - width + 1):
+        part = slice(first, first + width)
+        normalised = (feed["slices"][part] - feed["mean"][part, None, None]) * feed["rstd"][part, None, None]
+        with torch.inference_mode():
+            logits = checkpoint.network(torch.from_numpy(normalised)[None])[0]
+        labels.append(logits.argmax(dim=0).numpy())
+        scores.append(torch.softmax(logits, dim=0).numpy() * 255)
+    return np.stack(labels), np.stack(scores)
+
+
+def test_inputs_and_outputs_are_the_contracts(session):
+    names = {value.name: (value.type, len(value.shape)) for value in [*session.get_inputs(), *session.get_outputs()]}
+    assert names == {
+        "slices": ("tensor(float)", 3),
+        "mean": ("tensor(float)", 1),
+        "rstd": ("tensor(float)", 1),
+        "labels": ("tensor(uint8)", 3),
+        "scores": ("tensor(uint8)", 4),
+    }
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 4, 4), (1, 64, 48), (2, 4, 100), (5, 36, 8)])
+def test_any_size_gives_pytorchs_answer(checkpoint, session, count, height, width):
+    feed = raw_slices(checkpoint, count, height, width)
+    labels, scores = session.run(["labels", "scores"], feed)
+    expected_labels, probabilities = expected(checkpoint, feed)
+    assert labels.shape == (count, height, width)
+    assert scores.shape == (count, 3, height, width)
+    assert (labels.dtype, scores.dtype) == (np.uint8, np.uint8)
+    np.testing.assert_array_equal(labels, expected_labels)
+    assert np.abs(scores - probabilities).max() < 0.501  # rounded, not cut
+    assert labels.size < 100 or len(np.unique(labels)) > 1
+
+
+def test_scores_reach_both_ends_and_the_first_of_equals_wins(checkpoint):
+    class Certain(torch.nn.Module):
+        configuration = checkpoint.network.configuration
+
+        def forward(self, slices):
+            logits = torch.zeros(len(slices), 3, *slices.shape[2:])
+            logits[..., 0] = 0.0  # all equal
+            logits[:, 2, :, 1] = 200.0
+            logits[:, 1:, :, 2] = 3000.0  # two equal, and too high for exp
+            return logits
+
+    feed = {name: torch.from_numpy(value) for name, value in raw_slices(checkpoint, 1, 4, 4).items()}
+    labels, scores = DeployedNetwork(Certain())(**feed)
+    assert labels[0, 0, :3].tolist() == [0, 2, 1]
+    assert scores[0, :, 0, :3].T.tolist() == [[85, 85, 85], [0, 0, 255], [0, 128, 128]]
+
+
+def test_batch_normalisation_is_folded(model):
+    operators = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in operators
+    assert {"Softmax", "Round"} & operators == set()  # slow in ONNX Runtime, see DeployedNetwork
+
+
+def test_the_specification_is_in_the_metadata_and_no_path_is_in_the_file(checkpoint, model):
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata[METADATA_KEY]) == checkpoint.specification.to_json()
+    content = model.SerializeToString()
+    for trace in (b".py", b"site-packages", b"stack_trace"):
+        assert trace not in content
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [OPSET]
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_exporting_twice_gives_the_same_bytes_and_says_nothing(checkpoint, model, capfd, caplog):
+    again = to_onnx(checkpoint.network, checkpoint.specification)
+    assert again.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
