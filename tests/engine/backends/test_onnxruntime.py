@@ -199,7 +199,8 @@ def test_cancel_ends_what_runs_and_drops_what_waits(backend, monkeypatch):
     backend.cancel()
     waiting.join()
     assert terminated == [True]
-    assert "terminate" in errors[0]
+    # The waiting thread may come to its first slot before or after the backend has given it up.
+    assert "terminate" in errors[0] or "given up" in errors[0]
     assert "given up" in errors[1]
     assert all((slot.labels == 254).all() for slot in slots)
     with pytest.raises(BackendError, match="given up"):

@@ -1,0 +1,322 @@
+"""Segmenting a tomogram: the one place where file, model, tiles, stream and sinks are joined.
+
+Beside the tomogram, or in a folder of its own, come
+
+* ``<tomogram>__<Feature>.mrc``, a volume of scores for each class, int8, 64 is a probability of one half;
+* ``<tomogram>__labels.json``, the sidecar: class names, colours, voxel counts, model, and how it was made;
+* ``<tomogram>__labels.mrc``, the label volume, renamed into place last: where it is, all are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tomoscribe.engine.backends import choose_backend
+from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
+from tomoscribe.engine.errors import ParameterError
+from tomoscribe.engine.intensity import IntensityStatistics, measure_intensity
+from tomoscribe.engine.outputs import OutputPaths
+from tomoscribe.engine.polarity import polarity_of
+from tomoscribe.engine.sidecar import Sidecar
+from tomoscribe.engine.stream import stream
+from tomoscribe.engine.tiles import TilePlan
+from tomoscribe.engine.tomogram import Geometry, Tomogram, open_tomogram
+
+__all__ = ["Segmentation", "Segmenter", "segment"]
+
+# A slice of up to this many pixels a side is one tile; tiles of larger slices are no larger.
+LARGEST_TILE = 1024
+# Small slices go to the backend together, up to this many pixels; more costs memory and gains nothing.
+BATCH_PIXELS = 2**18
+# A slot may be larger than this only if a single slice is.
+SLOT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a segmentation wrote, and how it went.
+
+    Attributes:
+        tomogram: the input.
+        labels: the label volume, int8, 0 is background.
+        sidecar: the JSON file that says what the labels mean.
+        class_volumes: the score volume of each class that was kept, by name.
+        counts: voxels of each class that was kept, by name.
+        geometry: shape, voxel size and origin, as the outputs have them.
+        voxels: how many voxels were labelled; fewer than the volume has with a z range.
+        seconds: from opening the file to the last output.
+        model: the model's name.
+        backend: what ran it.
+        warnings: what a user should know of the input, a line each.
+    """
+
+    tomogram: Path
+    labels: Path
+    sidecar: Path
+    class_volumes: Mapping[str, Path]
+    counts: Mapping[str, int]
+    geometry: Geometry
+    voxels: int
+    seconds: float
+    model: str
+    backend: str
+    warnings: tuple[str, ...]
+
+    @property
+    def voxels_per_second(self) -> float:
+        """Voxels labelled a second, from file to file."""
+        return self.voxels / self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as the command line's ``--json`` prints it."""
+        return {
+            "tomogram": str(self.tomogram),
+            "labels": str(self.labels),
+            "sidecar": str(self.sidecar),
+            "class_volumes": {name: str(path) for name, path in self.class_volumes.items()},
+            "counts": dict(self.counts),
+            "shape": list(self.geometry.shape),
+            "voxel_size": list(self.geometry.voxel_size),
+            "voxels": self.voxels,
+            "seconds": round(self.seconds, 3),
+            "voxels_per_second": round(self.voxels_per_second),
+            "model": self.model,
+            "backend": self.backend,
+            "warnings": list(self.warnings),
+        }
+
+
+class Segmenter:
+    """A model that is loaded and ready; a context manager. One segments many tomograms, one after the other.
+
+    Attributes:
+        bundle: the model.
+        reason: why its backend was chosen.
+
+    Args:
+        model: a bundle or its folder; by default the model that tomoscribe brings.
+        backend: ``auto`` or the name of a backend.
+
+    Raises:
+        BundleError: the bundle is incomplete or was altered.
+        BackendUnavailableError: the backend cannot run here.
+    """
+
+    def __init__(self, model: Bundle | Path | str | None = None, *, backend: str = "auto") -> None:
+        self.bundle = model if isinstance(model, Bundle) else Bundle.load(model or default_bundle())
+        self._backend, self.reason = choose_backend(backend, self.bundle)
+
+    @property
+    def backend(self) -> str:
+        """What runs the model, in a line."""
+        return self._backend.description
+
+    def segment(
+        self,
+        tomogram: Tomogram | Path | str,
+        output: Path | str | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        invert: bool = False,
+        z_range: tuple[int, int] | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Segmentation:
+        """Label a tomogram and write the outputs; either all of them are there afterwards or none.
+
+        Args:
+            tomogram: an open tomogram, which stays open, or a path.
+            output: the folder for the outputs, made if need be; by default the tomogram's own.
+            classes: names or numbers of the classes to keep; the label volume has 0 for the others. All if None.
+            invert: the tomogram shows density bright on dark.
+            z_range: first slice to label and one past the last, counted from 0. Outputs keep the full shape and are 0
+                outside; intensities are measured inside, so that damaged slices can be left out.
+            overwrite: replace outputs that are there.
+            progress: called with the number of slices that were just written, from another thread.
+            warn: called with each of the result's warnings before the work begins.
+
+        Raises:
+            ParameterError: a class that the model does not have, or a z range outside the volume.
+            TomogramNotFoundError: no such file.
+            TomogramFormatError: the file is not a tomogram, or is truncated.
+            IntensityError: the volume is constant or holds NaN.
+            OutputExistsError: an output is there and may not be replaced.
+            OutputError: an output cannot be written.
+            BackendError: the backend failed.
+        """
+        started = time.perf_counter()
+        specification = self.bundle.specification
+        keep = specification.class_map.classes if classes is None else specification.class_map.select(classes)
+        with contextlib.ExitStack() as opened:
+            if not isinstance(tomogram, Tomogram):
+                tomogram = opened.enter_context(open_tomogram(tomogram))
+            span = _checked_range(tomogram, z_range)
+            paths = OutputPaths.of(tomogram.path, None if output is None else Path(output), keep)
+            paths.check(overwrite)
+            warnings = (
+                *tomogram.warnings,
+                *_voxel_size_warning(tomogram, specification),
+                *_polarity_warning(tomogram, span, invert),
+            )
+            if warn is not None:
+                for warning in warnings:
+                    warn(warning)
+            statistics = measure_intensity(tomogram, span)
+            plan = TilePlan.for_slice(
+                tomogram.shape[1:],
+                multiple=specification.tile_multiple,
+                halo=specification.halo,
+                largest=max(LARGEST_TILE, 2 * specification.halo + 2 * specification.tile_multiple),
+            )
+            facts = self._facts(tomogram, paths, span, invert, statistics, warnings)
+            sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
+            paths.make_folder()
+            stream(
+                tomogram,
+                self._backend,
+                plan,
+                statistics,
+                paths.open_sinks(tomogram.geometry, specification, keep, sidecar),
+                context=specification.context,
+                classes=specification.classes,
+                batch=_batch(plan, specification, span),
+                z_range=span,
+                invert=invert != (specification.polarity == "bright"),
+                progress=progress,
+            )
+        _, height, width = tomogram.shape
+        return Segmentation(
+            tomogram=tomogram.path,
+            labels=paths.labels,
+            sidecar=paths.sidecar,
+            class_volumes=paths.class_volumes,
+            counts=sidecar.counts,
+            geometry=tomogram.geometry,
+            voxels=(span[1] - span[0]) * height * width,
+            seconds=time.perf_counter() - started,
+            model=specification.name,
+            backend=self.backend,
+            warnings=warnings,
+        )
+
+    def _facts(
+        self,
+        tomogram: Tomogram,
+        paths: OutputPaths,
+        span: tuple[int, int],
+        invert: bool,
+        statistics: IntensityStatistics,
+        warnings: Sequence[str],
+    ) -> dict[str, Any]:
+        geometry = tomogram.geometry
+        return {
+            "tomoscribe": version("tomoscribe"),
+            "tomogram": tomogram.path.name,
+            "labels": paths.labels.name,
+            "class_volumes": {name: path.name for name, path in paths.class_volumes.items()},
+            "scores": "int8, probability × 127.5 rounded down: 0 to 127, 64 and more is a probability of 0.5 and more",
+            "shape_zyx": list(geometry.shape),
+            "voxel_size_xyz": list(geometry.voxel_size),
+            "origin_xyz": list(geometry.origin),
+            "unit": "angstrom",
+            "z_range": list(span),
+            "inverted": invert,
+            "intensity": {"mean": statistics.mean, "standard_deviation": statistics.standard_deviation},
+            "model": {
+                "name": self.bundle.specification.name,
+                "sha256": {precision: artifact.sha256 for precision, artifact in self.bundle.artifacts.items()},
+            },
+            "backend": self.backend,
+            "warnings": list(warnings),
+        }
+
+    def close(self) -> None:
+        """Give the backend's memory and threads back."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def segment(
+    tomogram: Tomogram | Path | str,
+    output: Path | str | None = None,
+    *,
+    model: Bundle | Path | str | None = None,
+    backend: str = "auto",
+    classes: Sequence[str] | None = None,
+    invert: bool = False,
+    z_range: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Segmentation:
+    """Load a model, label one tomogram with it, and write the outputs.
+
+    The arguments are those of `Segmenter` and of its `segment`; use that for more than one tomogram. To override what
+    a header says, pass ``open_tomogram(path, voxel_size=…)``.
+    """
+    with Segmenter(model, backend=backend) as segmenter:
+        return segmenter.segment(
+            tomogram,
+            output,
+            classes=classes,
+            invert=invert,
+            z_range=z_range,
+            overwrite=overwrite,
+            progress=progress,
+            warn=warn,
+        )
+
+
+def _checked_range(tomogram: Tomogram, z_range: tuple[int, int] | None) -> tuple[int, int]:
+    depth = tomogram.shape[0]
+    if z_range is None:
+        return 0, depth
+    start, stop = z_range
+    if not 0 <= start < stop <= depth:
+        raise ParameterError(
+            f"{tomogram.path}: z range {start}:{stop} is empty or reaches outside the slices, which are 0:{depth}"
+        )
+    return start, stop
+
+
+def _voxel_size_warning(tomogram: Tomogram, specification: ModelSpecification) -> tuple[str, ...]:
+    voxel_size = tomogram.geometry.voxel_size[0]
+    smallest, largest = specification.voxel_size
+    # A header that says 0 or 1 Å does not know; the tomogram's own warning says so.
+    if voxel_size in (0.0, 1.0) or smallest * 0.95 <= voxel_size <= largest * 1.05:
+        return ()
+    return (
+        f"voxels of {voxel_size:.2f} Å are outside what the model {specification.name} was trained on, {smallest:.1f} "
+        f"to {largest:.1f} Å; expect worse labels, or bin the tomogram to that",
+    )
+
+
+def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -> tuple[str, ...]:
+    looks = polarity_of(tomogram, span)
+    if looks is None or (looks == "bright") is invert:
+        return ()
+    if invert:
+        return ("density looks dark on light, but --invert says that it is bright; compare with labels without it",)
+    return ("density looks bright on dark, and dark on light is expected; compare with labels made with --invert",)
+
+
+def _batch(plan: TilePlan, specification: ModelSpecification, span: tuple[int, int]) -> int:
+    pixels = plan.tile_shape[0] * plan.tile_shape[1]
+    # Of a pixel, a slot holds a float32 of intensity, the label and the scores.
+    by_memory = SLOT_BYTES // (pixels * (4 + 1 + specification.classes))
+    return max(1, min(BATCH_PIXELS // pixels, by_memory, span[1] - span[0]))

@@ -1,0 +1,83 @@
+"""The sidecar ``<tomogram>__labels.json``: what the numbers of a label volume mean, and how they came about."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscribe.engine.class_map import ClassMap, LabelClass
+from tomoscribe.engine.errors import OutputError
+
+__all__ = ["Sidecar"]
+
+
+class Sidecar:
+    """Counts the labels as they pass and writes the JSON file; a `Sink`.
+
+    ``classes`` is the model's class map with the voxel count of each class, null for those that were not kept. The
+    other entries are given.
+
+    Args:
+        path: the file.
+        class_map: what the label numbers mean.
+        keep: the classes whose labels are kept.
+        facts: entries that are known before the first slice.
+    """
+
+    def __init__(self, path: Path, class_map: ClassMap, keep: Sequence[LabelClass], facts: Mapping[str, Any]) -> None:
+        self._path = path
+        self._class_map = class_map
+        self._keep = tuple(keep)
+        self._facts = dict(facts)
+        self._counts = np.zeros(256, np.int64)
+
+    @property
+    def path(self) -> Path:
+        """The file that is there after `commit`."""
+        return self._path
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Voxels of each class that was kept, by name."""
+        return {c.name: int(self._counts[c.number]) for c in self._keep}
+
+    def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
+        """Count the labels of a run of slices, ``(n, y, x)`` uint8."""
+        for image in labels:
+            # Slice by slice: bincount works on a copy of eight bytes a voxel.
+            self._counts += np.bincount(image.ravel(), minlength=256)
+
+    def commit(self) -> None:
+        """Write the file beside its place and rename it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        counts = self.counts
+        classes = [{**entry, "voxels": counts.get(entry["name"])} for entry in self._class_map.to_json()]
+        text = json.dumps({**self._facts, "classes": classes}, indent=2, ensure_ascii=False) + "\n"
+        try:
+            self._beside.write_text(text, encoding="utf-8")
+            self._beside.replace(self._path)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: cannot be written ({error.strerror}); check space and permissions"
+            ) from error
+
+    def abort(self) -> None:
+        """Remove what was written under the temporary name."""
+        try:
+            self._beside.unlink(missing_ok=True)
+        except OSError:
+            # The folder went away or cannot be written any more; the error that led here says so.
+            return
+
+    @property
+    def _beside(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import mrcfile
+import numpy as np
+import pytest
+
+from tomoscribe.engine import (
+    BackendUnavailableError,
+    Bundle,
+    BundleError,
+    ClassMap,
+    IntensityError,
+    LabelClass,
+    ModelSpecification,
+    OutputError,
+    OutputExistsError,
+    ParameterError,
+    Segmenter,
+    TomogramNotFoundError,
+    open_tomogram,
+    segment,
+)
+from tomoscribe.engine.intensity import intensity_of
+from tomoscribe.engine.segmentation import _batch
+from tomoscribe.engine.tiles import TilePlan
+
+SHAPE = (7, 45, 38)
+
+
+def write_tomogram(path, values, voxel_size=10.0):
+    with mrcfile.new(path) as file:
+        file.set_data(values)
+        file.set_volume()
+        file.voxel_size = voxel_size
+        file.header.origin = (1.5, -2.0, 30.25)
+        file.header.nxstart, file.header.nystart, file.header.nzstart = -4, 5, 6
+        file.header.nversion = 20141
+    return path
+
+
+def make_values(shape=SHAPE, seed=3):
+    values = np.random.default_rng(seed).normal(0, 1, shape)
+    values[:, 10:30, 5:20] -= 3
+    values[2:5, 32:40, 25:33] += 4
+    return (1000 + 50 * values).astype(np.float32)
+
+
+def expected_labels(values, invert=False):
+    """What the tiny bundle gives, slice by slice, edge slices repeated."""
+    statistics = intensity_of(values)
+    mean, rstd = np.float32(statistics.mean), np.float32(1 / statistics.standard_deviation)
+    normalised = (values - mean) * (-rstd if invert else rstd)
+    padded = np.concatenate([normalised[:1], normalised, normalised[-1:]])
+    total = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.where(total < np.float32(-1.5), 1, np.where(total > np.float32(1.5), 2, 0)).astype(np.int8)
+
+
+def read(path):
+    with mrcfile.open(path) as file:
+        return file.data.copy()
+
+
+def damage(path, z, value):
+    """Write a value that mrcfile would warn of."""
+    with path.open("r+b") as file:
+        file.seek(1024 + z * SHAPE[1] * SHAPE[2] * 4)
+        file.write(np.float32(value).tobytes())
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    return write_tomogram(tmp_path / "position_1.rec.mrc", make_values())
+
+
+def test_writes_the_labels_of_the_model_where_the_tomogram_lies(tomogram, tiny_bundle, tmp_path):
+    result = segment(tomogram, model=tiny_bundle)
+
+    expected = expected_labels(make_values())
+    assert set(np.unique(expected)) == {0, 1, 2}
+    np.testing.assert_array_equal(read(result.labels), expected)
+    for number, name in ((1, "dark matter"), (2, "light")):
+        np.testing.assert_array_equal(read(result.class_volumes[name]), np.where(expected == number, 201, 27) >> 1)
+        assert result.counts[name] == np.count_nonzero(expected == number)
+    for path in (result.labels, *result.class_volumes.values()):
+        assert mrcfile.validate(path)
+        with mrcfile.open(path) as file, mrcfile.open(tomogram) as source:
+            assert file.header.mode == 0
+            assert file.voxel_size == source.voxel_size
+            for key in ("origin", "nxstart", "nystart", "nzstart", "mapc", "cella"):
+                assert file.header[key] == source.header[key]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "position_1.rec.mrc",
+        "position_1.rec__DarkMatter.mrc",
+        "position_1.rec__Light.mrc",
+        "position_1.rec__labels.json",
+        "position_1.rec__labels.mrc",
+    ]
+    assert result.voxels == math.prod(SHAPE)
+    assert result.voxels_per_second == result.voxels / result.seconds
+    assert result.warnings == ()
+
+
+def test_sidecar_says_what_the_numbers_mean(tomogram, tiny_bundle):
+    result = segment(tomogram, model=tiny_bundle, classes=["Light"], z_range=(1, 6))
+    facts = json.loads(result.sidecar.read_text(encoding="utf-8"))
+    assert facts["classes"] == [
+        {"number": 1, "name": "dark matter", "colour": "#e69f00", "voxels": None},
+        {"number": 2, "name": "light", "colour": "#56b4e9", "voxels": result.counts["light"]},
+    ]
+    assert facts["class_volumes"] == {"light": "position_1.rec__Light.mrc"}
+    assert facts["tomogram"] == "position_1.rec.mrc"
+    assert facts["labels"] == "position_1.rec__labels.mrc"
+    assert facts["voxel_size_xyz"] == [10.0] * 3
+    assert facts["origin_xyz"] == [1.5, -2.0, 30.25]
+    assert facts["z_range"] == [1, 6]
+    assert facts["model"]["name"] == "tiny"
+    assert len(facts["model"]["sha256"]["fp32"]) == 64
+
+
+def test_only_the_classes_that_are_named_are_kept(tomogram, tiny_bundle, tmp_path):
+    result = segment(tomogram, tmp_path / "deep" / "out", model=tiny_bundle, classes=["light"])
+    expected = expected_labels(make_values())
+    np.testing.assert_array_equal(read(result.labels), np.where(expected == 2, 2, 0))
+    assert list(result.class_volumes) == list(result.counts) == ["light"]
+    assert len(list((tmp_path / "deep" / "out").iterdir())) == 3
+
+
+def test_a_z_range_leaves_the_rest_empty_and_damaged_slices_out(tmp_path, tiny_bundle):
+    path = write_tomogram(tmp_path / "a.mrc", make_values())
+    damage(path, 0, np.nan)
+    with pytest.raises(IntensityError, match="z = 0"):
+        segment(path, model=tiny_bundle)
+    # Slice 1 is context of slice 2, so the labels begin one slice after the first that is whole.
+    result = segment(path, model=tiny_bundle, z_range=(2, 7))
+    labels = read(result.labels)
+    assert labels.shape == SHAPE
+    assert not labels[:2].any()
+    assert labels[2:].any(axis=(1, 2)).all()
+    assert result.voxels == 5 * SHAPE[1] * SHAPE[2]
+
+
+def test_inversion_exchanges_dark_and_light(tomogram, tiny_bundle):
+    result = segment(tomogram, model=tiny_bundle, invert=True)
+    np.testing.assert_array_equal(read(result.labels), expected_labels(make_values(), invert=True))
+    assert json.loads(result.sidecar.read_text())["inverted"] is True
+
+
+def test_a_model_of_bright_density_sees_the_tomogram_turned_over(tomogram, tiny_bundle):
+    bundle = Bundle.load(tiny_bundle)
+    bright = replace(bundle, specification=replace(bundle.specification, polarity="bright"))
+    labels = read(segment(tomogram, model=bright).labels)
+    np.testing.assert_array_equal(labels, expected_labels(make_values(), invert=True))
+    labels = read(segment(tomogram, model=bright, invert=True, overwrite=True).labels)
+    np.testing.assert_array_equal(labels, expected_labels(make_values()))
+
+
+@pytest.mark.parametrize(("largest", "pixels"), [(16, 2**18), (1024, 1), (1024, 2**12), (24, 2**11)])
+def test_tiles_and_batches_do_not_change_the_labels(tomogram, tiny_bundle, monkeypatch, largest, pixels):
+    monkeypatch.setattr("tomoscribe.engine.segmentation.LARGEST_TILE", largest)
+    monkeypatch.setattr("tomoscribe.engine.segmentation.BATCH_PIXELS", pixels)
+    result = segment(tomogram, model=tiny_bundle)
+    np.testing.assert_array_equal(read(result.labels), expected_labels(make_values()))
+
+
+def test_a_slot_stays_small_however_many_classes_there_are():
+    plan = TilePlan.for_slice((256, 256), multiple=16, halo=0, largest=1024)
+    for count, batch in ((5, 4), (250, 4), (255, 3)):
+        class_map = ClassMap(tuple(LabelClass(n, f"c{n}", (0, 0, 0)) for n in range(1, count + 1)))
+        specification = ModelSpecification("m", class_map, 0, 16, 0, (10.0, 10.0))
+        assert _batch(plan, specification, (0, 100)) == batch
+        assert _batch(plan, specification, (3, 5)) == 2
+
+
+def test_an_existing_output_is_replaced_only_when_told_to(tomogram, tiny_bundle, tmp_path):
+    foreign = tmp_path / "position_1.rec__Light.mrc"
+    foreign.write_bytes(b"somebody else's")
+    with pytest.raises(OutputExistsError, match="Light"):
+        segment(tomogram, model=tiny_bundle)
+    assert foreign.read_bytes() == b"somebody else's"
+    assert len(list(tmp_path.iterdir())) == 2
+    segment(tomogram, model=tiny_bundle, classes=["dark matter"])
+    with pytest.raises(OutputExistsError, match="labels"):
+        segment(tomogram, model=tiny_bundle, classes=["dark matter"])
+    segment(tomogram, model=tiny_bundle, overwrite=True)
+    assert mrcfile.validate(foreign)
+
+
+def test_a_warm_segmenter_takes_open_tomograms_and_counts_slices(tomogram, tiny_bundle):
+    slices = []
+    with Segmenter(tiny_bundle) as segmenter, open_tomogram(tomogram, voxel_size=12.5) as opened:
+        assert "ONNX Runtime" in segmenter.backend
+        assert "onnxruntime" in segmenter.reason
+        first = segmenter.segment(opened, progress=slices.append)
+        again = segmenter.segment(opened, overwrite=True)
+    assert sum(slices) == SHAPE[0]
+    assert first.counts == again.counts
+    with mrcfile.open(first.labels) as file:
+        assert file.voxel_size.tolist() == (12.5, 12.5, 12.5)
+
+
+@pytest.mark.parametrize(("voxel_size", "warned"), [(7.0, True), (7.7, False), (16.5, False), (20.0, True)])
+def test_a_voxel_size_that_the_model_never_saw_is_a_warning(tmp_path, tiny_bundle, voxel_size, warned):
+    path = write_tomogram(tmp_path / "a.mrc", make_values(), voxel_size)
+    result = segment(path, model=tiny_bundle)
+    assert any("8.0 to 16.0 Å" in warning for warning in result.warnings) is warned
+    assert json.loads(result.sidecar.read_text())["warnings"] == list(result.warnings)
+
+
+@pytest.mark.parametrize(("sign", "invert", "word"), [(-1, False, ""), (1, False, "bright on"), (-1, True, "dark on")])
+def test_contrast_that_looks_the_wrong_way_round_is_a_warning(tmp_path, tiny_bundle, sign, invert, word):
+    values = np.random.default_rng(0).normal(0, 0.1, (4, 80, 80)).astype(np.float32)
+    small = np.arange(80) % 16 < 3
+    values[:, np.outer(small, small)] += 20 * sign
+    said = []
+    path = write_tomogram(tmp_path / "a.mrc", values)
+    result = segment(path, model=tiny_bundle, invert=invert, warn=said.append)
+    assert result.warnings == tuple(said)
+    assert len(said) == bool(word)
+    assert all(word in warning for warning in said)
+
+
+def test_the_result_is_plain_json(tomogram, tiny_bundle):
+    result = segment(tomogram, model=tiny_bundle)
+    entries = json.loads(json.dumps(result.to_json()))
+    assert entries["labels"] == str(result.labels)
+    assert entries["counts"] == dict(result.counts)
+    assert entries["shape"] == list(SHAPE)
+
+
+@pytest.mark.parametrize("z_range", [(0, 8), (-1, 3), (3, 3), (5, 2)])
+def test_a_z_range_outside_the_volume_is_refused(tomogram, tiny_bundle, z_range):
+    with pytest.raises(ParameterError, match="0:7"):
+        segment(tomogram, model=tiny_bundle, z_range=z_range)
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_written(tomogram, tiny_bundle, tmp_path):
+    with pytest.raises(ParameterError, match="dark matter, light"):
+        segment(tomogram, model=tiny_bundle, classes=["ribosome"])
+    with pytest.raises(TomogramNotFoundError):
+        segment(tmp_path / "none.mrc", model=tiny_bundle)
+    with pytest.raises(BundleError, match="model bundle"):
+        segment(tomogram, model=tmp_path / "none")
+    with pytest.raises(ParameterError, match="onnxruntime"):
+        segment(tomogram, model=tiny_bundle, backend="abacus")
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file")
+    with pytest.raises(OutputError, match="folder"):
+        segment(tomogram, blocked / "out", model=tiny_bundle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocked", tomogram.name]
+
+
+def test_no_runtime_says_what_to_install(tomogram, tiny_bundle, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install \"tomoscribe\[cpu\]\""):
+        segment(tomogram, model=tiny_bundle)
+
+
+def test_a_failure_leaves_no_file_behind(tmp_path, tiny_bundle):
+    path = write_tomogram(tmp_path / "a.mrc", make_values((40, 45, 38)))
+    damage(path, 34, np.inf)  # not among the 16 slices that the intensities are measured on
+    with pytest.raises(IntensityError, match="z = 34"):
+        segment(path, model=tiny_bundle)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.mrc"]
+
+
+def test_a_failure_to_open_the_last_output_removes_the_first(tomogram, tiny_bundle, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OutputError("no")
+
+    monkeypatch.setattr("tomoscribe.engine.outputs.LabelVolume", refuse)
+    with pytest.raises(OutputError, match="no"):
+        segment(tomogram, model=tiny_bundle)
+    assert list(tmp_path.iterdir()) == [tomogram]
