@@ -1,0 +1,5 @@
+"""``python -m tomoscribe.cli``."""
+
+from tomoscribe.cli.app import main
+
+main()
