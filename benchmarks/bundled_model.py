@@ -120,8 +120,8 @@ def main() -> None:
                 "",
                 "## Real slices with hand-drawn membranes (DLCryoTomo)",
                 "",
-                "Both membrane classes against the masks. The masks leave some membranes out, and the pixel size is not",
-                "known. Variants of one source slice are pooled.",
+                "Both membrane classes against the masks. The masks leave some membranes out, and the pixel size is",
+                "not known. Variants of one source slice are pooled.",
                 "",
                 *judge_membranes(segmenter, arguments.real, folder),
             ]

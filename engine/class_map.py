@@ -74,8 +74,10 @@ class ClassMap:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the map as it stands in ``model.json``; colours as ``#rrggbb``."""
-        return [{"number": c.number, "name": c.name, "colour": "#{:02x}{:02x}{:02x}".format(*c.colour)}
-                for c in self.classes]
+        return [
+            {"number": c.number, "name": c.name, "colour": "#{:02x}{:02x}{:02x}".format(*c.colour)}
+            for c in self.classes
+        ]
 
     @classmethod
     def from_json(cls, entries: Sequence[Mapping[str, Any]]) -> ClassMap:
@@ -85,10 +87,12 @@ class ClassMap:
             ParameterError: an entry lacks a key, or its value is not what the key means.
         """
         try:
-            return cls(tuple(
-                LabelClass(int(entry["number"]), str(entry["name"]), _parse_colour(str(entry["colour"])))
-                for entry in entries
-            ))
+            return cls(
+                tuple(
+                    LabelClass(int(entry["number"]), str(entry["name"]), _parse_colour(str(entry["colour"])))
+                    for entry in entries
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ParameterError):
                 raise
@@ -106,10 +110,12 @@ def _parse_colour(text: str) -> Colour:
 
 
 # Okabe and Ito's palette: told apart with any colour vision, and on grey.
-DEFAULT_CLASS_MAP = ClassMap((
-    LabelClass(1, "microtubule", (230, 159, 0)),
-    LabelClass(2, "ribosome", (240, 228, 66)),
-    LabelClass(3, "double membrane", (213, 94, 0)),
-    LabelClass(4, "single membrane", (86, 180, 233)),
-    LabelClass(5, "carbon edge", (204, 121, 167)),
-))
+DEFAULT_CLASS_MAP = ClassMap(
+    (
+        LabelClass(1, "microtubule", (230, 159, 0)),
+        LabelClass(2, "ribosome", (240, 228, 66)),
+        LabelClass(3, "double membrane", (213, 94, 0)),
+        LabelClass(4, "single membrane", (86, 180, 233)),
+        LabelClass(5, "carbon edge", (204, 121, 167)),
+    )
+)
