@@ -172,12 +172,6 @@ class LabelVolume(_MrcVolume):
         self._lookup = np.zeros(256, self._dtype)
         self._lookup[kept] = kept
         self._as_it_is = mode == 0 and len(kept) == len(class_map)
-        self._counts = dict.fromkeys(kept, 0)
-
-    @property
-    def counts(self) -> dict[int, int]:
-        """Voxels written so far of each label that is kept."""
-        return dict(self._counts)
 
     def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
         """Write the labels ``(n, y, x)`` of a run of slices, see `Sink.write`; the scores are not looked at.
@@ -188,8 +182,6 @@ class LabelVolume(_MrcVolume):
         """
         # A view costs nothing, the look-up about a nanosecond a voxel.
         self._write_values(start, labels.view(np.int8) if self._as_it_is else np.take(self._lookup, labels))
-        for label in self._counts:
-            self._counts[label] += int(np.count_nonzero(labels == label))
 
 
 class ClassVolume(_MrcVolume):

@@ -74,7 +74,6 @@ def test_what_is_written_is_what_mrcfile_reads(shape, axes, run, keep, written):
         expected_labels, expected_scores = np.zeros(shape, np.int8), np.zeros(shape, np.int8)
         expected_labels[first:last] = np.where(np.isin(labels, list(keep)), labels, 0)[first:last]
         expected_scores[first:last] = scores[first:last, 2] // 2
-        assert label_volume.counts == {label: np.count_nonzero(expected_labels == label) for label in keep}
         for sink, expected in ((label_volume, expected_labels), (class_volume, expected_scores)):
             assert_valid(sink.path)
             with mrcfile.open(sink.path) as file:
