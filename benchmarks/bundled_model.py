@@ -52,7 +52,11 @@ def judge_phantoms(segmenter: Segmenter, count: int, folder: Path) -> list[str]:
 
 
 def _dice_cells(confusion: ConfusionMatrix) -> list[str]:
-    return ["–" if np.isnan(dice) else f"{dice:.3f}" for dice in confusion.dice()[1:]]
+    """Return a cell for each class: Dice, or the share of voxels wrongly given where the truth has none."""
+    there, total = confusion.counts.sum(axis=1), confusion.counts.sum()
+    wrong = confusion.counts.sum(axis=0) / total
+    dice = confusion.dice()
+    return [f"{dice[n]:.3f}" if there[n] else f"– ({wrong[n]:.2%})" for n in range(1, len(there))]
 
 
 def judge_microtubule(segmenter: Segmenter, real: Path, folder: Path, picture: Path) -> str:
@@ -106,6 +110,8 @@ def main() -> None:
             f"Made by `{command}` with `{segmenter.backend}`.",
             "",
             "## Phantoms that it never saw: Dice",
+            "",
+            "A dash stands where the truth has none of a class, with the share of all voxels that were given it.",
             "",
             *judge_phantoms(segmenter, arguments.phantoms, folder),
         ]
