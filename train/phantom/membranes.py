@@ -1,7 +1,8 @@
 """Membranes: single bilayers and double membranes, closed or across the whole field of view.
 
 A shape is a function that returns the signed distance in Å to its surface (negative inside); the bilayers are painted
-along that distance. Distances are first order, ``f / |∇f|`` of an implicit function, which is exact at the surface.
+along that distance. Distances are first order, ``f / |∇f|`` of an implicit function f with its analytic gradient, which
+is exact at the surface.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ _HEAD_POTENTIAL = 3.2
 _TAIL_POTENTIAL = -0.5
 _LABEL_HALF_WIDTH = 30.0
 _CLEARANCE = 50.0
+# Typical change of the spacing of two membranes along them, as a share of it.
+_SWELLING = 0.2
 _ATTEMPTS = 30
 
 
 def add_single_membranes(scene: Scene, closed: int, sheets: int) -> None:
     """Add vesicles and tubules, and sheets that cross the field of view."""
     for _ in range(sheets):
-        _add_sheet(scene, (0.0,), SINGLE_MEMBRANE)
+        _add_sheet(scene, None, SINGLE_MEMBRANE)
     for _ in range(closed):
         generator = scene.generator
         if generator.random() < 0.2:
@@ -42,19 +45,22 @@ def add_single_membranes(scene: Scene, closed: int, sheets: int) -> None:
         else:
             radius = float(np.exp(generator.uniform(np.log(180), np.log(900))))
             radii = tuple(radius * generator.uniform(0.75, 1.25, 3))
-        _add_closed(scene, radii, (0.0,), SINGLE_MEMBRANE, lumen=float(generator.choice([0.0, 0.0, 0.25, 0.6])))
+        _add_closed(scene, radii, None, SINGLE_MEMBRANE, lumen=float(generator.choice([0.0, 0.0, 0.25, 0.6])))
 
 
 def add_double_membranes(scene: Scene, closed: int, sheets: int) -> None:
-    """Add organelles in two membranes, and double sheets; the gap between the membranes belongs to the label."""
+    """Add organelles in two membranes, and double sheets; the gap between the membranes belongs to the label.
+
+    The membranes of a mitochondrion are some 100 to 250 Å apart, those of a nuclear envelope 250 to 500 Å.
+    """
     for _ in range(sheets):
-        _add_sheet(scene, (0.0, -float(scene.generator.uniform(150, 320))), DOUBLE_MEMBRANE)
+        _add_sheet(scene, float(scene.generator.uniform(250, 500)), DOUBLE_MEMBRANE)
     for _ in range(closed):
         generator = scene.generator
         spacing = float(generator.uniform(110, 240))
         short = generator.uniform(500, 1400)
         radii = (short * generator.uniform(1.0, 2.2), short, short * generator.uniform(0.8, 1.1))
-        _add_closed(scene, radii, (0.0, -spacing), DOUBLE_MEMBRANE, lumen=float(generator.uniform(0.2, 0.9)))
+        _add_closed(scene, radii, spacing, DOUBLE_MEMBRANE, lumen=float(generator.uniform(0.2, 0.9)))
 
 
 @dataclass(frozen=True)
@@ -70,16 +76,21 @@ class _Closed:
     warp: Warp
 
     def __call__(self, z: Floats, y: Floats, x: Floats) -> Floats:
-        shift = self.warp(z, y, x)
-        offsets = (x - self.centre[0] + shift, y - self.centre[1] - shift, z - self.centre[2] + shift / 2)
+        shift, slope = self.warp.with_gradient(z, y, x)
+        push = (np.float32(1.0), np.float32(-1.0), np.float32(0.5))
+        offsets = [p - c + shift * d for p, c, d in zip((x, y, z), self.centre, push, strict=True)]
         local = [
             (row[0] * offsets[0] + row[1] * offsets[1] + row[2] * offsets[2]) / axis
             for row, axis in zip(self.rotation, self.axes, strict=True)
         ]
         radius = np.sqrt(local[0] ** 2 + local[1] ** 2 + local[2] ** 2) + np.float32(1e-6)
-        slopes = [part / axis for part, axis in zip(local, self.axes, strict=True)]
-        gradient = np.sqrt(slopes[0] ** 2 + slopes[1] ** 2 + slopes[2] ** 2) / radius + np.float32(1e-9)
-        return np.asarray((radius - 1) / gradient, np.float32)
+        scaled = [part / axis for part, axis in zip(local, self.axes, strict=True)]
+        # The gradient for the offsets, turned back to x, y and z; the displacement adds its share (chain rule).
+        plain = [sum(row[i] * part for row, part in zip(self.rotation, scaled, strict=True)) for i in range(3)]
+        pushed = plain[0] * push[0] + plain[1] * push[1] + plain[2] * push[2]
+        gradient = [part + pushed * along for part, along in zip(plain, slope, strict=True)]
+        steepness = np.sqrt(gradient[0] ** 2 + gradient[1] ** 2 + gradient[2] ** 2) / radius + np.float32(1e-9)
+        return np.asarray((radius - 1) / steepness, np.float32)
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,18 @@ class _Sheet:
     warp: Warp
 
     def __call__(self, z: Floats, y: Floats, x: Floats) -> Floats:
+        shift, slope = self.warp.with_gradient(z, y, x)
         plane = self.normal[0] * x + self.normal[1] * y + self.normal[2] * z - np.float32(self.offset)
-        return np.asarray(plane + self.warp(z, y, x), np.float32)
+        gradient = [along + part for along, part in zip(slope, self.normal, strict=True)]
+        steepness = np.sqrt(gradient[0] ** 2 + gradient[1] ** 2 + gradient[2] ** 2) + np.float32(1e-3)
+        return np.asarray((plane + shift) / steepness, np.float32)
 
 
-def _add_closed(scene: Scene, radii: Sequence[float], surfaces: Sequence[float], number: int, *, lumen: float) -> None:
-    """Add one closed shape where there is room for it, or nothing after a number of attempts."""
+def _add_closed(scene: Scene, radii: Sequence[float], spacing: float | None, number: int, *, lumen: float) -> None:
+    """Add one closed shape where there is room for it, or nothing after a number of attempts.
+
+    With a `spacing` in Å there is a second membrane that far inside the first.
+    """
     generator = scene.generator
     axes = np.asarray(radii, np.float32)
     # Organelles are larger than the sample is thick, so any turn but a turn about z would only show less of them.
@@ -107,12 +124,12 @@ def _add_closed(scene: Scene, radii: Sequence[float], surfaces: Sequence[float],
         distance = _Closed(scene.draw_position(), axes, rotation, warp)
         box = scene.around(distance.centre, float(axes.max()) * 1.5 + _CLEARANCE)
         if box is not None and scene.is_free(box, distance, -np.inf, _CLEARANCE):
-            _paint(scene, box, distance, surfaces, number, lumen)
+            _paint(scene, box, distance, spacing, number, lumen)
             return
 
 
-def _add_sheet(scene: Scene, surfaces: Sequence[float], number: int) -> None:
-    """Add one membrane that crosses the field of view, standing more or less upright in the sample."""
+def _add_sheet(scene: Scene, spacing: float | None, number: int) -> None:
+    """Add one membrane, or two, that cross the field of view, standing more or less upright in the sample."""
     generator = scene.generator
     whole = scene.whole()
     for _ in range(_ATTEMPTS):
@@ -121,35 +138,34 @@ def _add_sheet(scene: Scene, surfaces: Sequence[float], number: int) -> None:
         passes = np.array([*generator.uniform(0.1, 0.9, 2), 0.5], np.float32) * scene.size
         warp = Warp.draw(generator, length=generator.uniform(1200, 3000), amplitude=generator.uniform(50, 250))
         distance = _Sheet(normal, float(normal @ passes), warp)
-        if scene.is_free(whole, distance, min(surfaces) - _CLEARANCE, _CLEARANCE):
-            _paint(scene, whole, distance, surfaces, number, None)
+        if scene.is_free(whole, distance, -(1 + 2 * _SWELLING) * (spacing or 0.0) - _CLEARANCE, _CLEARANCE):
+            _paint(scene, whole, distance, spacing, number, None)
             return
 
 
-def _paint(
-    scene: Scene, box: Box, distance: Field, surfaces: Sequence[float], number: int, lumen: float | None
-) -> None:
-    """Paint bilayers at the given distances; what lies inside the innermost is filled and taken if `lumen` is given."""
+def _paint(scene: Scene, box: Box, distance: Field, spacing: float | None, number: int, lumen: float | None) -> None:
+    """Paint one bilayer, or two, along a distance; what lies inside is filled and taken if `lumen` is given."""
     generator = scene.generator
-    outermost, innermost = max(surfaces), min(surfaces)
     bound = Warp.draw(generator, length=90.0, amplitude=1.0)
+    # Two membranes are never quite parallel, which is how they differ from the two walls of a microtubule.
+    swelling = Warp.draw(generator, length=700.0, amplitude=_SWELLING)
     for slab in scene.slabs(box):
-        depth = distance(slab.z, slab.y, slab.x)
-        near = (depth < outermost + _CLEARANCE) & (depth > innermost - _CLEARANCE)
-        potential = scene.potential[slab.window]
-        values = np.zeros_like(depth)
-        for surface in surfaces:
-            values += _bilayer(depth - np.float32(surface), scene.voxel_size)
+        outer = inner = distance(slab.z, slab.y, slab.x)
+        values = _bilayer(outer, scene.voxel_size)
+        if spacing is not None:
+            inner = outer + np.float32(spacing) * (1 + swelling(slab.z, slab.y, slab.x))
+            values += _bilayer(inner, scene.voxel_size)
         # Proteins sit in and on the bilayer in patches.
         values *= 1 + np.float32(0.35) * bound(slab.z, slab.y, slab.x)
-        potential[near] += values[near]
-        labelled = (depth <= outermost + _LABEL_HALF_WIDTH) & (depth >= innermost - _LABEL_HALF_WIDTH)
+        taken = (outer < _CLEARANCE) & (inner > -_CLEARANCE)
+        potential = scene.potential[slab.window]
+        potential[taken] += values[taken]
+        labelled = (outer <= _LABEL_HALF_WIDTH) & (inner >= -_LABEL_HALF_WIDTH)
         scene.labels[slab.window][labelled] = number
-        taken = near
         if lumen is not None:
-            within = depth < innermost - _LEAFLET
-            potential[within] += np.float32(lumen)
-            taken = near | within
+            inside = inner < -_LEAFLET
+            potential[inside] += np.float32(lumen)
+            taken |= inside
         scene.occupied[slab.window] |= taken
 
 

@@ -42,7 +42,8 @@ def make_phantom(parameters: PhantomParameters) -> Phantom:
     generator = np.random.default_rng(parameters.seed)
     scene = Scene(parameters.shape, parameters.voxel_size, generator)
     _populate(scene, parameters.sample)
-    intensity = image_and_reconstruct(scene.potential, parameters.voxel_size, parameters.imaging, generator)
+    thickness = parameters.sample.thickness * parameters.shape[0] * parameters.voxel_size
+    intensity = image_and_reconstruct(scene.potential, parameters.voxel_size, thickness, parameters.imaging, generator)
     intensity += _undulation(scene, parameters.imaging.background)
     intensity -= intensity.mean(dtype=np.float64)
     intensity /= intensity.std(dtype=np.float64)

@@ -59,13 +59,30 @@ class Warp:
             y: in Å, ``(1, y, 1)``.
             x: in Å, ``(1, 1, x)``.
         """
-        # cos and sin of a sum of three phases factorise, so all waves are one small matrix product and no sine is
-        # taken over the whole volume.
+        factors, planes = self._factors(z, y, x)
+        return self._sum(factors, planes, np.ones(len(self.phases), np.float32))
+
+    def with_gradient(self, z: Floats, y: Floats, x: Floats) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
+        """Return the displacement as `__call__` does, and its derivatives along x, y and z, each ``(z, y, x)``."""
+        factors, planes = self._factors(z, y, x)
+        ones = np.ones(len(self.phases), np.float32)
+        # The derivative of sin is cos, which is sin a quarter turn on: (cos, sin) of the plane becomes (-sin, cos).
+        turned = np.concatenate([-planes[len(ones) :], planes[: len(ones)]])
+        along_x, along_y, along_z = (self._sum(factors, turned, k) for k in self.wave_vectors.T)
+        return self._sum(factors, planes, ones), (along_x, along_y, along_z)
+
+    def _factors(self, z: Floats, y: Floats, x: Floats) -> tuple[Floats, Floats]:
+        """Return the waves as factors ``(2n, z)`` and planes ``(2n, y, x)``, whose products add up to them.
+
+        The sine of a sum of phases factorises, so all waves are one small matrix product and no sine is taken over
+        the whole volume.
+        """
         kx, ky, kz = (column[:, None] for column in self.wave_vectors.T)
         flat = kx[:, :, None] * x[0] + ky[:, :, None] * y[0] + self.phases[:, None, None]
         upright = kz * z[:, 0, 0]
-        factors = np.concatenate([np.sin(upright), np.cos(upright)]).T
-        planes = np.concatenate([np.cos(flat), np.sin(flat)]).reshape(2 * len(kx), -1)
-        waves: Floats = (factors @ planes).reshape(len(factors), *flat.shape[1:])
-        waves *= np.float32(self.amplitude / np.sqrt(len(kx)))
-        return waves
+        return np.concatenate([np.sin(upright), np.cos(upright)]), np.concatenate([np.cos(flat), np.sin(flat)])
+
+    def _sum(self, factors: Floats, planes: Floats, weights: Floats) -> Floats:
+        scale = np.float32(self.amplitude / np.sqrt(len(weights))) * np.tile(weights, 2)
+        total: Floats = (factors * scale[:, None]).T @ planes.reshape(len(planes), -1)
+        return total.reshape(-1, *planes.shape[1:])

@@ -21,6 +21,8 @@ Floats = NDArray[np.float32]
 Complexes = NDArray[np.complex64]
 
 _FREQUENCY_BLOCK = 32
+# Pixels; contrast transfer and alignment move detail by less.
+_EDGE = 12
 
 
 def tilt_angles(imaging: ImagingParameters) -> NDArray[np.float64]:
@@ -64,39 +66,50 @@ def dose_damping(frequency_squared: Floats, dose: float) -> Floats:
 
 
 def image_and_reconstruct(
-    potential: Floats, voxel_size: float, imaging: ImagingParameters, generator: np.random.Generator
+    potential: Floats,
+    voxel_size: float,
+    thickness: float,
+    imaging: ImagingParameters,
+    generator: np.random.Generator,
 ) -> Floats:
     """Record a tilt series of a sample and reconstruct it.
 
     Args:
         potential: ``(z, y, x)`` float32, V relative to vitreous ice.
         voxel_size: in Å.
+        thickness: of the sample, in Å; the volume may be higher.
         imaging: the microscope and the reconstruction.
         generator: of noise and alignment errors.
 
     Returns:
         ``(z, y, x)`` float32; dense matter is dark; mean 0 and standard deviation 1.
     """
-    depth, _, width = potential.shape
+    depth, height, width = potential.shape
     angles = tilt_angles(imaging)
-    # Tilted rays leave the field of view sideways; beyond it the sample goes on, mirrored.
-    margin = min(int(np.ceil(depth / 2 * np.tan(np.abs(angles).max()))), width)
-    padded_width = scipy.fft.next_fast_len(width + 2 * margin, real=True)
-    extra = padded_width - width
-    planes = np.pad(potential, ((0, 0), (0, 0), (extra // 2, extra - extra // 2)), mode="symmetric")
-    spectrum = scipy.fft.rfft(planes, axis=2, workers=-1)
-    del planes
+    # Tilted rays leave the field of view sideways, and the microscope blurs and shifts across its edges; beyond them
+    # the sample goes on, mirrored.
+    sideways = min(int(np.ceil(depth / 2 * np.tan(np.abs(angles).max()))), width)
+    left, padded_width = _margin(width, sideways)
+    top, padded_height = _margin(height, min(_EDGE, height))
+    margins = ((0, 0), (top, padded_height - height - top), (left, padded_width - width - left))
+    spectrum = scipy.fft.rfft(np.pad(potential, margins, mode="symmetric"), axis=2, workers=-1)
     images = _project(spectrum, padded_width, angles)
     del spectrum
-    images = _record(images, padded_width, voxel_size, depth * voxel_size, imaging, angles, generator)
-    spectrum = _back_project(images, padded_width, angles, depth)
+    images = _record(images, padded_width, voxel_size, thickness, imaging, angles, generator)
+    spectrum = _back_project(images[:, top : top + height], padded_width, angles, depth)
     del images
     volume = scipy.fft.irfft(spectrum, padded_width, axis=2, workers=-1, overwrite_x=True)
     del spectrum
-    volume = np.ascontiguousarray(volume[:, :, extra // 2 : extra // 2 + width], np.float32)
+    volume = np.ascontiguousarray(volume[:, :, left : left + width], np.float32)
     volume -= volume.mean(dtype=np.float64)
     volume /= volume.std(dtype=np.float64)
     return volume
+
+
+def _margin(length: int, least: int) -> tuple[int, int]:
+    """Return how much to add before an axis, and its length with that at both ends, fit for a Fourier transform."""
+    padded = scipy.fft.next_fast_len(length + 2 * least, real=True)
+    return (padded - length) // 2, padded
 
 
 def _shear(padded_width: int, angles: NDArray[np.float64], depth: int, columns: slice) -> Complexes:
@@ -158,8 +171,9 @@ def _record(
         passed = (seen <= nyquist).astype(np.float32)
         image = scipy.fft.fft(images[index], axis=0, workers=-1)
         image *= sign * contrast_transfer(squared, imaging) * dose_damping(squared, float(doses[index])) * passed
-        # A longer way through the sample leaves fewer electrons that were not scattered inelastically.
-        image *= np.float32(np.exp(-thickness / imaging.mean_free_path * (1 / cosine - 1)))
+        # A ray crosses each plane on a way 1/cos θ as long; and a longer way through the sample leaves fewer electrons
+        # that were not scattered inelastically.
+        image *= np.float32(np.exp(-thickness / imaging.mean_free_path * (1 / cosine - 1)) / cosine)
         if noise_level is None:
             # The untilted image comes first; its signal sets the noise of the whole series. Bare ice has no signal,
             # and noise all the same.

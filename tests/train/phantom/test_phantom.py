@@ -18,7 +18,7 @@ from tomoscribe.train.phantom import (
 )
 from tomoscribe.train.phantom.carbon import add_carbon_edge
 from tomoscribe.train.phantom.scene import Scene
-from tomoscribe.train.phantom.shapes import random_rotation
+from tomoscribe.train.phantom.shapes import Warp, random_rotation
 
 NOTHING = SampleParameters(
     thickness=1.0,
@@ -136,10 +136,29 @@ def test_a_bilayer_has_two_leaflets_38_angstrom_apart():
     assert profile[60] < 0.3 * profile.max()
 
 
+@pytest.mark.parametrize("kind", ["closed", "sheet"])
+def test_a_distance_grows_by_an_angstrom_an_angstrom_at_the_surface(kind):
+    generator = np.random.default_rng(3)
+    target = scene((60, 120, 120), 10.0)
+    warp = Warp.draw(generator, length=800.0, amplitude=90.0)
+    distance = {
+        "closed": membranes._Closed(
+            target.size / 2, np.array([450, 350, 400], np.float32), random_rotation(generator), warp
+        ),
+        "sheet": membranes._Sheet(np.array([0.6, 0.8, 0.0], np.float32), 800.0, warp),
+    }[kind]
+    box = target.whole()
+    values = distance(box.z, box.y, box.x)
+    steepness = np.sqrt(sum(part**2 for part in np.gradient(values, 10.0)))
+    at_surface = steepness[np.abs(values) < 15]
+    assert len(at_surface) > 1000
+    np.testing.assert_allclose(np.percentile(at_surface, [2, 98]), 1, atol=0.1)
+
+
 def test_a_double_membrane_is_labelled_from_bilayer_to_bilayer_with_its_gap():
     target = scene((40, 200, 200), 10.0, seed=1)
     spacing = 200.0
-    membranes._add_closed(target, (700, 600, 900), (0.0, -spacing), membranes.DOUBLE_MEMBRANE, lumen=0.5)
+    membranes._add_closed(target, (700, 600, 900), spacing, membranes.DOUBLE_MEMBRANE, lumen=0.5)
     labelled = target.labels == membranes.DOUBLE_MEMBRANE
     thickness = np.percentile(scipy.ndimage.distance_transform_edt(labelled)[labelled], 99) * 2 * 10.0
     assert thickness == pytest.approx(spacing + 60, rel=0.2)
@@ -151,7 +170,7 @@ def test_a_double_membrane_is_labelled_from_bilayer_to_bilayer_with_its_gap():
 
 def test_a_single_membrane_is_thin():
     target = scene((40, 200, 200), 10.0, seed=1)
-    membranes._add_closed(target, (600, 600, 600), (0.0,), membranes.SINGLE_MEMBRANE, lumen=0.0)
+    membranes._add_closed(target, (600, 600, 600), None, membranes.SINGLE_MEMBRANE, lumen=0.0)
     row = target.labels[20] == membranes.SINGLE_MEMBRANE
     assert row.any()
     assert scipy.ndimage.distance_transform_edt(row).max() * 2 * 10.0 <= 100
