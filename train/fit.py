@@ -8,7 +8,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,6 +100,7 @@ def fit(
     configuration: FitConfiguration,
     output: Path,
     *,
+    provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Path:
     """Train a U-Net and return its best checkpoint.
@@ -119,6 +120,7 @@ def fit(
         validation: volumes that are not trained on.
         configuration: how.
         output: a folder; made where it is missing. The three files in it are replaced.
+        provenance: where the volumes come from, as JSON can hold it; kept in the checkpoints.
         progress: called after each step with its number, from 1, and its loss.
 
     Returns:
@@ -139,7 +141,8 @@ def fit(
     judges = [NormalisedVolume(volume, context) for volume in validation]
     if not judges:
         raise ParameterError("validation volumes: expected one at least, found none")
-    recorder = _Recorder(configuration, _specification(configuration, volumes), judges, output, progress)
+    specification = _specification(configuration, volumes)
+    recorder = _Recorder(configuration, specification, judges, output, provenance or {}, progress)
     batches = _Batches(crops, configuration.batch_size, configuration.steps)
     with torch.random.fork_rng(), _quiet_lightning(), recorder, _interruptible():
         torch.manual_seed(configuration.seed)
@@ -217,12 +220,14 @@ class _Recorder(lightning.Callback):
         specification: ModelSpecification,
         validation: Sequence[NormalisedVolume],
         output: Path,
+        provenance: Mapping[str, Any],
         progress: Callable[[int, float], None] | None,
     ) -> None:
         self._configuration = configuration
         self._specification = specification
         self._validation = validation
         self._output = output
+        self._provenance = provenance
         self._progress = progress
         self._losses: list[float] = []
         self._best = -1.0
@@ -274,6 +279,7 @@ class _Recorder(lightning.Callback):
         mean = sum(known) / len(known) if known else 0.0
         loss = sum(self._losses) / len(self._losses)
         training = {
+            **self._provenance,
             "step": step,
             "loss": loss,
             "validation_dice": dice,

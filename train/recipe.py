@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Recipe:
     validation: int
     phantoms: Mapping[str, Any]
     fit: FitConfiguration
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the phantoms that it was trained on."""
+        counts = {"training": self.training, "validation": self.validation}
+        return {"tomoscribe": version("tomoscribe"), "phantoms": {**counts, "parameters": dict(self.phantoms)}}
 
     def training_parameters(self) -> list[PhantomParameters]:
         """Return the parameters of the training phantoms."""
@@ -119,7 +125,7 @@ def train_recipe(
         if phantom_made is not None:
             phantom_made(len(volumes))
     training, validation = volumes[: recipe.training], volumes[recipe.training :]
-    return fit(training, validation, recipe.fit, output, progress=step_done)
+    return fit(training, validation, recipe.fit, output, provenance=recipe.provenance(), progress=step_done)
 
 
 def _make_volumes(parameters: list[PhantomParameters], processes: int) -> Iterator[TrainingVolume]:

@@ -30,6 +30,7 @@ def test_it_is_what_the_committed_recipe_makes():
     assert UNetConfiguration.from_json(configuration["network"]) == recipe.fit.network
     for name in ("name", "steps", "batch_size", "learning_rate", "seed"):
         assert configuration[name] == getattr(recipe.fit, name), name
+    assert bundle.training["phantoms"] == recipe.provenance()["phantoms"]
     sizes = [parameters.voxel_size for parameters in recipe.training_parameters()]
     assert bundle.specification.voxel_size == (min(sizes), max(sizes))
     assert bundle.specification.halo == recipe.fit.network.halo
