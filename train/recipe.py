@@ -74,24 +74,41 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ParameterError(f"{path}: expected a readable TOML recipe, found: {error}") from error
     try:
-        phantoms = table["phantoms"]
-        network = UNetConfiguration(classes=len(DEFAULT_CLASS_MAP) + 1, **table.get("network", {}))
-        sampling = SamplingConfiguration(**table.get("sampling", {}))
-        settings = table.get("fit", {})
-        known = {field.name for field in fields(FitConfiguration)} - {"class_map", "network", "sampling", "seed"}
-        if not set(settings) <= known or set(table) - {"seed", "phantoms", "network", "sampling", "fit"}:
-            raise ParameterError(f"{path}: expected the tables phantoms, network, sampling and fit ({sorted(known)})")
-        recipe = Recipe(
-            training=phantoms["training"],
-            validation=phantoms["validation"],
-            phantoms=phantoms.get("parameters", {}),
-            fit=FitConfiguration(seed=table["seed"], network=network, sampling=sampling, **settings),
-        )
-        recipe.validation_parameters()
+        return _recipe(table)
     except KeyError as error:
         raise ParameterError(f"{path}: the recipe lacks the key {error}") from error
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from error
     except TypeError as error:
         raise ParameterError(f"{path}: a key that does not exist or a value of the wrong kind ({error})") from error
+
+
+def _recipe(table: Mapping[str, Any]) -> Recipe:
+    phantoms, settings = table["phantoms"], table.get("fit", {})
+    known = {field.name for field in fields(FitConfiguration)} - {"class_map", "network", "sampling", "seed"}
+    for name, entries, allowed in (
+        ("recipe", table, {"seed", "phantoms", "network", "sampling", "fit"}),
+        ("phantoms", phantoms, {"training", "validation", "parameters"}),
+        ("fit", settings, known),
+    ):
+        if not set(entries) <= allowed:
+            raise ParameterError(f"{name}: expected the keys {sorted(allowed)}, found {sorted(entries)}")
+    for name, count in (("seed", table["seed"]), *((n, phantoms[n]) for n in ("training", "validation"))):
+        if type(count) is not int or count < (name != "seed"):
+            raise ParameterError(f"{name}: expected a whole number above 0 (a seed: 0 or more), found {count!r}")
+    recipe = Recipe(
+        training=phantoms["training"],
+        validation=phantoms["validation"],
+        phantoms=phantoms.get("parameters", {}),
+        fit=FitConfiguration(
+            seed=table["seed"],
+            network=UNetConfiguration(classes=len(DEFAULT_CLASS_MAP) + 1, **table.get("network", {})),
+            sampling=SamplingConfiguration(**table.get("sampling", {})),
+            **settings,
+        ),
+    )
+    # Drawn here once, so that a parameter that cannot be is found before the work begins.
+    recipe.training_parameters()
     return recipe
 
 

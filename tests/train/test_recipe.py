@@ -76,6 +76,10 @@ def test_the_bundled_recipe_varies_what_it_says_it_varies():
         ("crop = 32", "crop = 33", "crop"),
         ("voxel_size = [12.0, 16.0]", "voxel_size = [16.0, 12.0]", "voxel_size"),
         ("seed = 7", "seed = = 7", "TOML"),
+        ("seed = 7", "seed = -7", "seed"),
+        ("training = 2", "training = 2.5", "training"),
+        ("validation = 1", "validation = 0", "validation"),
+        ("[phantoms.parameters]", "[phantoms.paramters]", "phantoms"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_in_one_line(tmp_path, old, new, named):

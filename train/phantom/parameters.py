@@ -97,7 +97,7 @@ class PhantomParameters:
     Attributes:
         shape: ``(z, y, x)`` in voxels, 8 to 2048 each.
         voxel_size: in Å, 5 to 40.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn, 0 or more.
         sample: what is in it.
         imaging: how it was imaged.
 
@@ -118,6 +118,7 @@ class PhantomParameters:
             "z, y, x of 8 to 2048",
             self.shape,
         )
+        _demand(self.seed >= 0, "seed", "0 or more", self.seed)
         _demand(5 <= self.voxel_size <= 40, "voxel_size", "5 to 40 Å", self.voxel_size)
         for name in ("thickness", "thickness_variation", "in_plane", "carbon_edge"):
             value = getattr(self.sample, name)

@@ -51,6 +51,7 @@ def test_the_file_may_fix_the_seed():
         ({"sample": {"crowding": 0.9}}, "crowding"),
         ({"sample": {"ribosomes": -1}}, "ribosomes"),
         ({"sample": {"thickness": 1.5}}, "thickness"),
+        ({"seed": -1}, "seed"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(table, named):
