@@ -3,8 +3,8 @@
     python benchmarks/bundled_model.py --output benchmarks/results [--real FOLDER]
 
 The phantoms are drawn as those of the training recipe, with other seeds. `--real` names a folder with
-``microtubule_13pf.tif`` (cylindra's test data, BSD-3) and ``membrane_slices`` (DLCryoTomo's images with hand-drawn
-membrane masks); they are not part of tomoscribe.
+the crops of `REAL_CROPS` and ``membrane_slices`` (DLCryoTomo's images with hand-drawn membrane masks, whose origin is
+not documented, so they are judged and not shown); they are not part of tomoscribe.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import csv
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -27,6 +28,22 @@ from tomoscribe.train.phantom import make_phantom
 from tomoscribe.train.phantom.files import write_phantom
 from tomoscribe.train.recipe import read_recipe
 
+
+@dataclass(frozen=True)
+class RealCrop:
+    """A real crop whose licence lets its picture be shown: file, size of a voxel in Å, polarity, what it is."""
+
+    file: str
+    voxel_size: float
+    bright: bool
+    description: str
+
+
+REAL_CROPS = (
+    RealCrop("microtubule_13pf.tif", 10.52, True, "A microtubule of 13 protofilaments (cylindra's tests, BSD-3)"),
+    RealCrop("membrane_16.rec", 19.7, False, "16 voxels of a bacterial membrane (visfd's tests, MIT)"),
+    RealCrop("blobs_27x32x22.rec", 19.3, False, "Particles (visfd's tests, MIT)"),
+)
 RECIPE = Path(__file__).resolve().parent.parent / "train" / "recipes" / "bundled.toml"
 MEMBRANES = (3, 4)
 
@@ -59,15 +76,15 @@ def _dice_cells(confusion: ConfusionMatrix) -> list[str]:
     return [f"{dice[n]:.3f}" if there[n] else f"– ({wrong[n]:.2%})" for n in range(1, len(there))]
 
 
-def judge_microtubule(segmenter: Segmenter, real: Path, folder: Path, picture: Path) -> str:
-    """Segment a real microtubule, draw it, and return a sentence."""
-    source = real / "microtubule_13pf.tif"
-    with open_tomogram(source, voxel_size=10.52) as tomogram:
-        result = segmenter.segment(tomogram, folder, invert=True)
+def draw_real(segmenter: Segmenter, crop: RealCrop, real: Path, folder: Path, output: Path) -> list[str]:
+    """Segment a real crop, draw it, and return its lines of the report."""
+    picture = output / f"bundled_model_{Path(crop.file).stem}.png"
+    with open_tomogram(real / crop.file, voxel_size=crop.voxel_size) as tomogram:
+        result = segmenter.segment(tomogram, folder, invert=crop.bright)
         with open_tomogram(result.labels) as labels:
             draw_overview(tomogram, labels, segmenter.bundle.specification.class_map, picture)
-    shares = {name: count / result.voxels for name, count in result.counts.items()}
-    return "Share of the volume by class: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()) + "."
+    shares = ", ".join(f"{name} {count / result.voxels:.1%}" for name, count in result.counts.items())
+    return ["", f"{crop.description}. {shares}.", "", f"![{crop.file} and its labels]({picture.name})"]
 
 
 def judge_membranes(segmenter: Segmenter, real: Path, folder: Path) -> list[str]:
@@ -116,13 +133,10 @@ def main() -> None:
             *judge_phantoms(segmenter, arguments.phantoms, folder),
         ]
         if arguments.real:
-            picture = arguments.output / "bundled_model_microtubule.png"
+            report += ["", "## Real crops: share of the volume by class"]
+            for crop in REAL_CROPS:
+                report += draw_real(segmenter, crop, arguments.real, folder, arguments.output)
             report += [
-                "",
-                "## A real microtubule",
-                "",
-                judge_microtubule(segmenter, arguments.real, folder, picture),
-                f"The image is from the test data of cylindra (BSD-3). ![labels]({picture.name})",
                 "",
                 "## Real slices with hand-drawn membranes (DLCryoTomo)",
                 "",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.engine.errors import ParameterError
 
-__all__ = ["ConfusionMatrix", "dice_per_class"]
+__all__ = ["ConfusionMatrix"]
 
 
 class ConfusionMatrix:
@@ -46,26 +45,3 @@ class ConfusionMatrix:
         either = self.counts.sum(axis=0) + self.counts.sum(axis=1)
         dice: NDArray[np.float64] = np.divide(2.0 * both, either, out=np.full(len(both), np.nan), where=either > 0)
         return dice
-
-
-def dice_per_class(labels: NDArray[np.uint8], truth: NDArray[np.uint8], class_map: ClassMap) -> dict[str, float]:
-    """Return the Dice coefficient of each class of a map by its name, background left out.
-
-    Args:
-        labels: ``(z, y, x)`` uint8, what the voxels were given.
-        truth: ``(z, y, x)`` uint8.
-        class_map: the classes.
-
-    Returns:
-        Name to Dice; NaN for a class that is in neither of the two, as in `ConfusionMatrix.dice`.
-
-    Raises:
-        ParameterError: the shapes differ, or a label is not in the map.
-    """
-    if labels.shape != truth.shape:
-        raise ParameterError(f"labels: expected the truth's shape {truth.shape}, found {labels.shape}")
-    confusion = ConfusionMatrix(len(class_map) + 1)
-    for given, expected in zip(labels, truth, strict=True):  # slice by slice: the pairs take eight bytes a voxel
-        confusion.add(given, expected)
-    dice = confusion.dice()
-    return {label_class.name: float(dice[label_class.number]) for label_class in class_map.classes}

@@ -125,7 +125,7 @@ def _segments(
 
 
 def _paint_microtubule(scene: Scene, axis: _Axis) -> bool:
-    """Paint a microtubule; return whether any of it lies in the volume."""
+    """Paint a microtubule; return whether it comes near the volume, all of it or in part."""
     generator = scene.generator
     width = blur_width(_WALL_WIDTH, scene.voxel_size)
     height = PROTEIN * 1.3 * _WALL_WIDTH / width
