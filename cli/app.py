@@ -5,7 +5,9 @@ Exit status: 0 all went well, 1 something failed, 2 an input or option has to ch
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -70,8 +72,14 @@ app.command("export", no_args_is_help=True)(export)
 app.command("demo")(demo)
 
 
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line."""
+    # Batch systems end a job with SIGTERM; it cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _terminate)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:

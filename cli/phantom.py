@@ -49,7 +49,8 @@ def phantom(
     if voxel_size is not None:
         table["voxel_size"] = voxel_size
     if signal_to_noise is not None:
-        table["imaging"] = {**table.get("imaging", {}), "signal_to_noise": signal_to_noise}
+        imaging = table.get("imaging", {})
+        table["imaging"] = {**imaging, "signal_to_noise": signal_to_noise} if isinstance(imaging, dict) else imaging
     drawn = draw_parameters(table, seed)
     depth, height, width = drawn.shape
     with Console(stderr=True).status(f"making a phantom of {width} × {height} × {depth}"):

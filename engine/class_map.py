@@ -54,17 +54,20 @@ class ClassMap:
         """Return the number of classes, background not counted."""
         return len(self.classes)
 
-    def select(self, names: Iterable[str]) -> tuple[LabelClass, ...]:
+    def select(self, names: Iterable[str | int]) -> tuple[LabelClass, ...]:
         """Return the classes that are named, in label order.
 
         A name counts in any spelling (``double membrane``, ``Double_Membrane``, ``DoubleMembrane``), a number too.
 
         Raises:
-            ParameterError: a name that the map does not have; the message lists those it has.
+            ParameterError: a single text in place of a list of names, or a name that the map does not have; the
+                message lists those it has.
         """
+        if isinstance(names, str):
+            raise ParameterError(f"classes: expected a list of names, such as ['{names}'], found the text '{names}'")
         wanted: set[int] = set()
         for name in names:
-            key = _key(name)
+            key = _key(str(name))
             found = [c.number for c in self.classes if key in (_key(c.name), str(c.number))]
             if not found:
                 known = ", ".join(c.name for c in self.classes)

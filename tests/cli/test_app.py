@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
@@ -96,3 +99,18 @@ def test_export_without_torch_says_what_to_install(run, monkeypatch, tmp_path):
     status, _, err = run("export", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "bundle"))
     assert status == 2
     assert 'pip install "tomoscribe[export]"' in err
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(run, monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait_for_the_end(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("tomoscribe.engine.open_tomogram", wait_for_the_end)
+    try:
+        status, _, err = run("picture", str(tmp_path / "a.mrc"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (status, err) == (130, "tomoscribe: error: interrupted\n")

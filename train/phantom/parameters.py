@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -118,6 +119,10 @@ class PhantomParameters:
             "z, y, x of 8 to 2048",
             self.shape,
         )
+        for part in (self, self.sample, self.imaging):
+            for field_ in fields(part):
+                value = getattr(part, field_.name)
+                _demand(not isinstance(value, float) or math.isfinite(value), field_.name, "a finite number", value)
         _demand(self.seed >= 0, "seed", "0 or more", self.seed)
         _demand(5 <= self.voxel_size <= 40, "voxel_size", "5 to 40 Å", self.voxel_size)
         for name in ("thickness", "thickness_variation", "in_plane", "carbon_edge"):

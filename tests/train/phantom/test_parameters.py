@@ -52,6 +52,7 @@ def test_the_file_may_fix_the_seed():
         ({"sample": {"ribosomes": -1}}, "ribosomes"),
         ({"sample": {"thickness": 1.5}}, "thickness"),
         ({"seed": -1}, "seed"),
+        ({"imaging": {"defocus": float("inf")}}, "defocus"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(table, named):
