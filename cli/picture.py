@@ -34,10 +34,12 @@ def picture(
     ] = None,
 ) -> None:
     """Draw the central slices of a tomogram, grey and with its labels in colour, with legend and scale bar."""
-    from tomoscribe.engine import open_tomogram
+    from tomoscribe.engine import ParameterError, open_tomogram
     from tomoscribe.engine.outputs import OutputPaths
     from tomoscribe.engine.picture import draw_overview
 
+    if output is not None and output.suffix.lower() != ".png":
+        raise ParameterError(f"{output}: expected a name that ends in .png; a picture is a PNG file")
     labels = labels or OutputPaths.of(tomogram, None).labels
     output = output or OutputPaths.of(tomogram, labels.parent).picture
     with open_tomogram(tomogram, voxel_size=voxel_size) as volume, open_tomogram(labels, mode0="signed") as numbers:
@@ -51,10 +53,10 @@ def _class_map_of(labels: Path) -> ClassMap:
     from tomoscribe.engine import DEFAULT_CLASS_MAP, ClassMap, ParameterError
 
     sidecar = labels.with_suffix(".json")
-    if not sidecar.exists():
-        return DEFAULT_CLASS_MAP
     try:
         return ClassMap.from_json(json.loads(sidecar.read_text(encoding="utf-8"))["classes"])
+    except FileNotFoundError:
+        return DEFAULT_CLASS_MAP
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ParameterError(
             f"{sidecar}: expected the classes of {labels.name}, found another thing ({error})"

@@ -30,10 +30,12 @@ class Report(Protocol):
 
     status: int
 
-    def introduce(
-        self, segmenter: Segmenter, todo: Sequence[Path], skipped: Sequence[Path], left_out: Sequence[Path]
-    ) -> None:
-        """Take what will be done, what has labels already, and what the rules for inputs leave out."""
+    def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
+        """Take the tomograms of the run, and what the rules for inputs leave out."""
+        ...
+
+    def skip(self, path: Path) -> None:
+        """Take a tomogram that is not done because it has labels already."""
         ...
 
     def begin(self, path: Path, shape: tuple[int, int, int], span: tuple[int, int]) -> Callable[[int], None]:
@@ -48,6 +50,10 @@ class Report(Protocol):
         """Take a tomogram's result."""
         ...
 
+    def miss_picture(self, path: Path, message: str, status: int) -> None:
+        """Take what kept the picture of a finished tomogram from being drawn."""
+        ...
+
     def fail(self, path: Path | None, message: str, status: int) -> None:
         """Take an error; the path is None where it is the run's."""
         ...
@@ -58,17 +64,20 @@ class Report(Protocol):
 
 
 class JsonReport:
-    """One JSON object a line and tomogram on stdout: ``status`` is ``done``, ``skipped`` or ``error``."""
+    """One JSON object a line and tomogram on stdout: ``status`` is ``done``, ``skipped`` or ``error``.
+
+    A tomogram whose picture alone failed has two lines, ``done`` and ``error``.
+    """
 
     def __init__(self) -> None:
         self.status = 0
 
-    def introduce(
-        self, segmenter: Segmenter, todo: Sequence[Path], skipped: Sequence[Path], left_out: Sequence[Path]
-    ) -> None:
-        """Print a line for each tomogram that is skipped."""
-        for path in skipped:
-            self._print(status="skipped", tomogram=str(path))
+    def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
+        """Say nothing."""
+
+    def skip(self, path: Path) -> None:
+        """Print that it is skipped."""
+        self._print(status="skipped", tomogram=str(path))
 
     def begin(self, path: Path, shape: tuple[int, int, int], span: tuple[int, int]) -> Callable[[int], None]:
         """Say nothing."""
@@ -80,6 +89,10 @@ class JsonReport:
     def finish(self, result: Segmentation, picture: Path | None) -> None:
         """Print the result."""
         self._print(status="done", **result.to_json(), picture=None if picture is None else str(picture))
+
+    def miss_picture(self, path: Path, message: str, status: int) -> None:
+        """Print the error, after the result."""
+        self.fail(path, message, status)
 
     def fail(self, path: Path | None, message: str, status: int) -> None:
         """Print the error."""
@@ -94,7 +107,7 @@ class JsonReport:
 
     def _print(self, **entries: Any) -> None:  # noqa: ANN401 - whatever JSON takes
         # Flushed, so that a script that reads along sees every line when it is true.
-        sys.stdout.write(json.dumps(entries, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(entries) + "\n")
         sys.stdout.flush()
 
 
@@ -121,21 +134,23 @@ class TerminalReport:
         self._current = self._progress.add_task("", unit="slices", voxels=0, visible=False)
         self._class_map: ClassMap | None = None
         self._counts: Counter[str] = Counter()
-        self._voxels = self._done = self._skipped = self._failed = 0
+        self._voxels = self._total = self._done = self._skipped = self._failed = self._pictureless = 0
 
-    def introduce(
-        self, segmenter: Segmenter, todo: Sequence[Path], skipped: Sequence[Path], left_out: Sequence[Path]
-    ) -> None:
-        """Say what runs where and why, and what is not done."""
+    def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
+        """Say what runs where and why, and what is left out."""
         self._class_map = segmenter.bundle.specification.class_map
         self._say(f"model    {segmenter.bundle.specification.name} ({segmenter.bundle.path})")
         self._say(f"backend  {segmenter.backend} ({segmenter.reason})")
         if left_out:
             self._say(f"left out {_listed(left_out)}: outputs of earlier runs, or half maps", "yellow")
-        if skipped:
-            self._say(f"skipped  {_listed(skipped)}: labels are there already; --overwrite replaces them", "yellow")
-        self._skipped = len(skipped)
-        self._progress.update(self._run, total=len(todo), visible=len(todo) > 1)
+        self._total = len(tomograms)
+        self._progress.update(self._run, total=self._total, visible=self._total > 1)
+
+    def skip(self, path: Path) -> None:
+        """Say it, and take the tomogram out of the run's bar, whose time left it would spoil."""
+        self._say(f"skipped  {path}: labels are there already; --overwrite replaces them", "yellow")
+        self._skipped += 1
+        self._progress.update(self._run, total=self._total - self._skipped)
 
     def begin(self, path: Path, shape: tuple[int, int, int], span: tuple[int, int]) -> Callable[[int], None]:
         """Start the tomogram's bar."""
@@ -167,6 +182,12 @@ class TerminalReport:
         self._voxels += result.voxels
         self._done += 1
         self._complete()
+
+    def miss_picture(self, path: Path, message: str, status: int) -> None:
+        """Say what went wrong; the tomogram counts as segmented."""
+        self.status = max(self.status, status)
+        self._pictureless += 1
+        print_error(message)
 
     def fail(self, path: Path | None, message: str, status: int) -> None:
         """Say what went wrong."""
@@ -209,7 +230,8 @@ class TerminalReport:
             out.print(table)
         seconds = time.perf_counter() - self._started
         parts = [f"{self._done} segmented"]
-        parts += [f"{count} {what}" for count, what in ((self._skipped, "skipped"), (self._failed, "failed")) if count]
+        rest = ((self._pictureless, "without picture"), (self._skipped, "skipped"), (self._failed, "failed"))
+        parts += [f"{count} {what}" for count, what in rest if count]
         parts += [f"{seconds:.1f} s", _speed(self._voxels / seconds)] if self._done else []
         out.print(", ".join(parts))
 

@@ -92,7 +92,6 @@ def segment(
     from tomoscribe.cli.report import JsonReport, TerminalReport
     from tomoscribe.engine import Segmenter, open_tomogram
     from tomoscribe.engine.inputs import check_output_names, find_tomograms
-    from tomoscribe.engine.outputs import OutputPaths
 
     first, stop = _parse_range(z_range)
     names = [name.strip() for entry in classes or () for name in entry.split(",") if name.strip()] or None
@@ -112,8 +111,15 @@ def segment(
                 progress=progress,
                 warn=lambda warning: report.warn(path, warning),
             )
-            drawn = _draw(segmenter, tomogram, result.labels, output) if picture else None
-        report.finish(result, drawn)
+            try:
+                drawn = _draw(segmenter, tomogram, result.labels, output) if picture else None
+            except Exception as error:  # the labels are there all the same
+                report.finish(result, None)
+                if context.obj:
+                    raise
+                report.miss_picture(path, describe(error, path), exit_status(error))
+            else:
+                report.finish(result, drawn)
 
     with report:
         try:
@@ -121,12 +127,13 @@ def segment(
             check_output_names(found.tomograms, output)
             with Segmenter(model, backend=backend) as segmenter:
                 segmenter.bundle.specification.class_map.select(names or ())
-                skipped = [] if overwrite else [p for p in found.tomograms if OutputPaths.of(p, output).labels.exists()]
-                todo = [path for path in found.tomograms if path not in skipped]
-                report.introduce(segmenter, todo, skipped, found.left_out)
-                for path in todo:
+                report.introduce(segmenter, found.tomograms, found.left_out)
+                for path in found.tomograms:
                     try:
-                        label(segmenter, path)
+                        if _has_labels(path, output) and not overwrite:
+                            report.skip(path)
+                        else:
+                            label(segmenter, path)
                     except Exception as error:  # one bad tomogram does not stop a night's run
                         if context.obj:
                             raise
@@ -145,6 +152,19 @@ def _parse_range(text: str | None) -> tuple[int, int | None]:
     if not colon or not all(part.isdecimal() or not part for part in (first, stop)):
         raise typer.BadParameter(f"expected A:B, A: or :B with whole numbers, found '{text}'", param_hint="'--z-range'")
     return int(first or 0), int(stop) if stop else None
+
+
+def _has_labels(tomogram: Path, output: Path | None) -> bool:
+    from tomoscribe.engine.errors import OutputError
+    from tomoscribe.engine.outputs import OutputPaths
+
+    labels = OutputPaths.of(tomogram, output).labels
+    try:
+        return labels.exists()
+    except OSError as error:
+        raise OutputError(
+            f"{labels}: cannot be looked for ({error.strerror}); check the name and the permissions of its folder"
+        ) from error
 
 
 def _draw(segmenter: Segmenter, tomogram: Tomogram, labels: Path, output: Path | None) -> Path:

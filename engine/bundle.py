@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tomoscribe.engine.class_map import ClassMap
-from tomoscribe.engine.errors import BundleError, OutputError, ParameterError
+from tomoscribe.engine.errors import BundleError, ParameterError
+from tomoscribe.engine.replacing import replacing
 
 __all__ = ["MODEL_FILE", "Artifact", "Bundle", "ModelSpecification", "default_bundle"]
 
@@ -207,14 +207,8 @@ class Bundle:
             "parity": dict(self.parity),
             "training": dict(self.training),
         }
-        target = self.path / MODEL_FILE
-        beside = self.path / f".{MODEL_FILE}.{os.getpid()}.tmp"
-        try:
-            beside.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            beside.replace(target)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise OutputError(f"{target}: cannot be written ({error.strerror}); check space and permissions") from error
+        with replacing(self.path / MODEL_FILE) as temporary:
+            temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def artifact_path(self, precision: str) -> Path:
         """Return the path of an artifact whose bytes are those that were exported.

@@ -1,7 +1,7 @@
 """From what a user types to a list of tomograms: files, folders, patterns and ``.txt`` lists.
 
 * A **file** is taken as it stands, whatever its name, unless it is an output of an earlier run: a
-  ``<tomogram>__<Feature>.mrc`` that has its ``<tomogram>__labels.json`` beside it. So ``*.mrc`` can be run twice.
+  ``<tomogram>__<Feature>.mrc`` that the ``<tomogram>__labels.json`` beside it lists. So ``*.mrc`` can be run twice.
 * A **folder** gives the tomograms in it, sorted by name, without its subfolders: ``.mrc``, ``.rec``, ``.map``,
   ``.tif`` and ``.tiff``, the MRC ones also as ``.gz`` and ``.bz2``. Left out are hidden files, names with ``__`` (label
   volumes, of tomoscribe, Ais, easymode) and names that end in ``_EVN`` or ``_ODD``, also before ``_Vol`` (half maps).
@@ -16,13 +16,14 @@ wrong name does not stop a run.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tomoscribe.engine.errors import ParameterError, TomogramNotFoundError
+from tomoscribe.engine.errors import ParameterError, TomogramNotFoundError, TomoscribeError
 
 __all__ = ["FoundTomograms", "check_output_names", "find_tomograms", "tomogram_stem"]
 
@@ -51,13 +52,20 @@ def find_tomograms(inputs: Iterable[Path | str]) -> FoundTomograms:
 
     Raises:
         TomogramNotFoundError: a folder, pattern or list that gives no tomogram.
-        ParameterError: a list that cannot be read as text.
+        ParameterError: a list that cannot be read as text, or a folder that may not be looked into.
     """
     tomograms: dict[str, Path] = {}
     left_out: dict[str, Path] = {}
     for entry in inputs:
-        for path, wanted in _expand(str(entry)):
-            (tomograms if wanted else left_out).setdefault(_absolute(path), path)
+        try:
+            for path, wanted in _expand(Path(entry).expanduser()):
+                (tomograms if wanted else left_out).setdefault(_absolute(path), path)
+        except TomoscribeError:
+            raise
+        except OSError as error:
+            raise ParameterError(
+                f"{entry}: cannot be searched for tomograms, {error.filename}: {error.strerror}; check its permissions"
+            ) from error
     for key in tomograms:
         left_out.pop(key, None)
     if not tomograms:
@@ -101,32 +109,36 @@ def _absolute(path: Path) -> str:
     return os.path.normpath(path.absolute())
 
 
-def _expand(entry: str) -> Iterator[tuple[Path, bool]]:
-    """Give the files that an input stands for, each with whether it is wanted."""
-    path = Path(entry).expanduser()
-    if path.suffix.lower() == ".txt" and path.is_file():
+def _expand(entry: Path, folder: Path = Path()) -> Iterator[tuple[Path, bool]]:
+    """Give the files that an input, relative to a folder, stands for, each with whether it is wanted."""
+    # An absolute entry wins over the folder: that is what joining paths does.
+    path = folder / entry
+    # The tests of os.path are False where those of pathlib raise, for a name that is too long or a folder that may not
+    # be looked into: such a path is taken for a file, and what is wrong with it is told when it is opened.
+    if path.suffix.lower() == ".txt" and os.path.isfile(path):  # noqa: PTH113
         yield from _expand_list(path)
-    elif path.is_dir() and path.suffix.lower() != ".zarr":
+    elif path.suffix.lower() != ".zarr" and os.path.isdir(path):  # noqa: PTH112
         yield from _expand_folder(path)
-    elif glob.has_magic(entry) and not path.exists():
-        yield from _expand_pattern(str(path))
+    elif glob.has_magic(str(entry)) and not os.path.exists(path):  # noqa: PTH110
+        yield from _expand_pattern(entry, folder)
     else:
         yield path, not _is_own_output(path)
 
 
 def _expand_list(path: Path) -> Iterator[tuple[Path, bool]]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: expected a text file with one tomogram a line ({error})") from error
+    if any("\0" in line for line in lines):
+        raise ParameterError(f"{path}: expected a text file with one tomogram a line, found binary data")
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
         raise TomogramNotFoundError(f"{path}: the list names no tomogram; write one path a line")
     for entry in entries:
         if entry.lower().endswith(".txt"):
             raise ParameterError(f"{path}: a list may not name another list ({entry}); name both on the command line")
-        # An absolute entry wins over the list's folder: that is what joining paths does.
-        yield from _expand(str(path.parent / Path(entry).expanduser()))
+        yield from _expand(Path(entry).expanduser(), path.parent)
 
 
 def _expand_folder(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -139,13 +151,14 @@ def _expand_folder(folder: Path) -> Iterator[tuple[Path, bool]]:
     yield from found
 
 
-def _expand_pattern(pattern: str) -> Iterator[tuple[Path, bool]]:
+def _expand_pattern(pattern: Path, folder: Path) -> Iterator[tuple[Path, bool]]:
+    # Only the pattern is one: a bracket in the name of the list's folder stands for itself.
     # Path.glob takes no absolute pattern and no `..`, and gives hidden files.
-    names = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)  # noqa: PTH207
     matches = sorted(path for path in map(Path, names) if path.is_file())
     if not any(_is_wanted(path) for path in matches):
         rest = f"; {len(matches)} that match are earlier outputs or half maps" if matches else ""
-        raise TomogramNotFoundError(f"{pattern}: no tomogram matches this pattern{rest}")
+        raise TomogramNotFoundError(f"{folder / pattern}: no tomogram matches this pattern{rest}")
     yield from ((path, _is_wanted(path)) for path in matches)
 
 
@@ -162,5 +175,12 @@ def _is_wanted(path: Path) -> bool:
 
 
 def _is_own_output(path: Path) -> bool:
+    """Return whether the sidecar of an earlier run lists a file as one of its outputs."""
     stem, separator, _ = tomogram_stem(path).rpartition("__")
-    return bool(separator) and path.with_name(f"{stem}__labels.json").exists()
+    if not separator:
+        return False
+    try:
+        facts = json.loads(path.with_name(f"{stem}__labels.json").read_text(encoding="utf-8"))
+        return path.name == facts["labels"] or path.name in facts["class_volumes"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

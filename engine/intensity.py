@@ -73,17 +73,14 @@ def measure_intensity(tomogram: Tomogram, z_range: tuple[int, int] | None = None
         IntensityError: a sampled slice holds NaN or infinity, or practically all values are equal.
         ParameterError: `z_range` is empty or reaches outside the volume.
     """
-    depth, height, width = tomogram.shape
-    buffer = np.empty((1, height, width), np.float32)
+    start, stop = tomogram.checked_range(z_range)
+    buffer = np.empty((1, *tomogram.shape[1:]), np.float32)
 
     def read(z: int) -> NDArray[np.float32]:
         tomogram.read_slices(z, buffer)
         image: NDArray[np.float32] = buffer[0]
         return image
 
-    start, stop = (0, depth) if z_range is None else z_range
-    if not 0 <= start < stop <= depth:
-        raise ParameterError(f"{tomogram.path}: expected a z range within 0:{depth}, found {start}:{stop}")
     return _measure(read, sampled_slices(start, stop), str(tomogram.path))
 
 

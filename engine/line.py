@@ -104,10 +104,12 @@ class Line:
         except Exception as error:
             self._fail(error)
         finally:
-            if not self._finished:
-                self._stop()
-                self._backend.cancel()
-            _join(threads)
+            try:
+                if not self._finished:
+                    self._stop()
+                    self._backend.cancel()
+            finally:  # Ctrl-C may come while the backend gives up
+                _join(threads)
         if self._error is not None:
             raise self._error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.sinks.mrc import ClassVolume, LabelVolume
 from tomoscribe.engine.tomogram.contract import Geometry
 
-__all__ = ["OutputPaths"]
+__all__ = ["OutputPaths", "remove_leftovers"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,34 @@ class OutputPaths:
             OutputExistsError: one of the files is there and `overwrite` is false.
         """
         for path in (self.labels, *self.class_volumes.values(), self.sidecar):
-            if path.exists() and not overwrite:
+            # os.path, for pathlib's exists() raises where the folder may not be looked into.
+            if os.path.exists(path) and not overwrite:  # noqa: PTH110
                 raise OutputExistsError(
                     f"{path}: is there already; pass --overwrite to replace it, or another --output"
                 )
+
+    def leftovers(self) -> tuple[Path, ...]:
+        """Return the class volumes of an earlier run that this one does not write, as the sidecar that is there says.
+
+        A sidecar can be edited, so that it counts only for files of the same folder that are called as class volumes of
+        this tomogram are.
+        """
+        try:
+            listed = set(json.loads(self.sidecar.read_text(encoding="utf-8"))["class_volumes"].values())
+            files = list(self.sidecar.parent.iterdir())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return ()  # no sidecar, or none of ours
+        start = self.labels.name.removesuffix("labels.mrc")
+        # Some file systems take names for the same that differ in case.
+        written = {path.name.casefold() for path in (self.labels, *self.class_volumes.values())}
+        return tuple(
+            path
+            for path in files
+            if path.name in listed
+            and path.name.startswith(start)
+            and path.suffix == ".mrc"
+            and path.name.casefold() not in written
+        )
 
     def make_folder(self) -> None:
         """Make the folder of the outputs if it is not there.
@@ -97,3 +123,14 @@ class OutputPaths:
                 sink.abort()
             raise
         return sinks
+
+
+def remove_leftovers(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Remove files of an earlier run, and return a line for each that cannot be removed; the new ones are complete."""
+    warnings = []
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.append(f"{path} is of an earlier run and cannot be removed ({error.strerror}); remove it yourself")
+    return tuple(warnings)

@@ -7,7 +7,6 @@ are stretched between the 0.5th and 99.5th percentile of the xy slice.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tomoscribe.engine.class_map import ClassMap, LabelClass
-from tomoscribe.engine.errors import OutputError, ParameterError
+from tomoscribe.engine.errors import ParameterError
+from tomoscribe.engine.replacing import replacing
 from tomoscribe.engine.tomogram.contract import Tomogram
 
 __all__ = ["draw_overview"]
@@ -90,7 +90,9 @@ def draw_overview(
     shown = [c for c in class_map.classes if (numbers.xy == c.number).any() or (numbers.xz == c.number).any()]
     facts = [f"{width} x {height} x {depth} voxels{_voxel_size_text(tomogram.geometry.voxel_size)}", note]
     canvas = _compose(rows, title or tomogram.path.name, "   ·   ".join(filter(None, facts)), class_map, shown)
-    _save(canvas, output)
+    with replacing(output) as temporary:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        canvas.save(temporary, "PNG")
     return output
 
 
@@ -235,16 +237,3 @@ def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.I
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def _save(canvas: Panel, output: Path) -> None:
-    """Write beside the target and rename, so that nobody sees half a picture."""
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        canvas.save(partial, "PNG")
-        partial.replace(output)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OutputError(f"{output}: the picture cannot be written ({error.strerror or error})") from error

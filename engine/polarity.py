@@ -47,14 +47,18 @@ def polarity_of(tomogram: Tomogram, z_range: tuple[int, int] | None = None) -> s
     Returns:
         None where it cannot be told: slices of less than 64 pixels, values that are not finite, or that point neither
         way.
+
+    Raises:
+        ParameterError: `z_range` is empty or reaches outside the volume.
     """
-    depth, height, width = tomogram.shape
+    span = tomogram.checked_range(z_range)
+    _, height, width = tomogram.shape
     if min(height, width) < _SMALLEST:
         return None
     buffer = np.empty((1, height, width), np.float32)
     window = (0, _middle(height), _middle(width))
     windows = []
-    for z in sampled_slices(*(z_range or (0, depth)), _SLICES):
+    for z in sampled_slices(*span, _SLICES):
         tomogram.read_slices(z, buffer)
         windows.append(buffer[window].copy())
     slices = np.stack(windows)

@@ -4,7 +4,7 @@ Beside the tomogram, or in a folder of its own, come
 
 * ``<tomogram>__<Feature>.mrc``, a volume of scores for each class, int8, 64 is a probability of one half;
 * ``<tomogram>__labels.json``, the sidecar: class names, colours, voxel counts, model, and how it was made;
-* ``<tomogram>__labels.mrc``, the label volume, renamed into place last: where it is, all are there.
+* ``<tomogram>__labels.mrc``, the label volume, renamed into place last: where it is new, all are there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any, Self
 
 from tomoscribe.engine.backends import choose_backend
 from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
-from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.intensity import IntensityStatistics, measure_intensity
-from tomoscribe.engine.outputs import OutputPaths
+from tomoscribe.engine.outputs import OutputPaths, remove_leftovers
 from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.sidecar import Sidecar
 from tomoscribe.engine.stream import stream
@@ -130,7 +129,11 @@ class Segmenter:
         progress: Callable[[int], None] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Segmentation:
-        """Label a tomogram and write the outputs; either all of them are there afterwards or none.
+        """Label a tomogram and write the outputs.
+
+        They get their names, the label volume last, when all are complete and on the disk; whatever fails before that
+        leaves what was there as it was. A rename that fails then (say that the folder was closed to writing meanwhile)
+        leaves those before it in place, without a label volume or, with `overwrite`, beside that of the earlier run.
 
         Args:
             tomogram: an open tomogram, which stays open, or a path.
@@ -138,16 +141,18 @@ class Segmenter:
             classes: names or numbers of the classes to keep; the label volume has 0 for the others. All if None.
             invert: the tomogram shows density bright on dark.
             z_range: first slice to label and one past the last, counted from 0. Outputs keep the full shape and are 0
-                outside; intensities are measured inside, so that damaged slices can be left out.
-            overwrite: replace outputs that are there.
+                outside. Intensities are measured inside, and a slice outside that is not finite is no one's context
+                (the nearest slice of the range takes its place), so that damaged slices can be left out.
+            overwrite: replace outputs that are there. Class volumes that the earlier run's sidecar lists and this run
+                does not write are removed in the end.
             progress: called with the number of slices that were just written, from another thread.
-            warn: called with each of the result's warnings before the work begins.
+            warn: called with each of the result's warnings, before the work begins where they are of the input.
 
         Raises:
             ParameterError: a class that the model does not have, or a z range outside the volume.
             TomogramNotFoundError: no such file.
             TomogramFormatError: the file is not a tomogram, or is truncated.
-            IntensityError: the volume is constant or holds NaN.
+            IntensityError: the slices to label are constant or hold NaN.
             OutputExistsError: an output is there and may not be replaced.
             OutputError: an output cannot be written.
             BackendError: the backend failed.
@@ -158,7 +163,7 @@ class Segmenter:
         with contextlib.ExitStack() as opened:
             if not isinstance(tomogram, Tomogram):
                 tomogram = opened.enter_context(open_tomogram(tomogram))
-            span = _checked_range(tomogram, z_range)
+            span = tomogram.checked_range(z_range)
             paths = OutputPaths.of(tomogram.path, None if output is None else Path(output), keep)
             paths.check(overwrite)
             warnings = (
@@ -179,6 +184,7 @@ class Segmenter:
             facts = self._facts(tomogram, paths, span, invert, statistics, warnings)
             sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
             paths.make_folder()
+            leftovers = paths.leftovers() if overwrite else ()
             stream(
                 tomogram,
                 self._backend,
@@ -192,6 +198,10 @@ class Segmenter:
                 invert=invert != (specification.polarity == "bright"),
                 progress=progress,
             )
+            remaining = remove_leftovers(leftovers)
+            if warn is not None:
+                for warning in remaining:
+                    warn(warning)
         _, height, width = tomogram.shape
         return Segmentation(
             tomogram=tomogram.path,
@@ -204,7 +214,7 @@ class Segmenter:
             seconds=time.perf_counter() - started,
             model=specification.name,
             backend=self.backend,
-            warnings=warnings,
+            warnings=(*warnings, *remaining),
         )
 
     def _facts(
@@ -222,7 +232,7 @@ class Segmenter:
             "tomogram": tomogram.path.name,
             "labels": paths.labels.name,
             "class_volumes": {name: path.name for name, path in paths.class_volumes.items()},
-            "scores": "int8, probability × 127.5 rounded down: 0 to 127, 64 and more is a probability of 0.5 and more",
+            "scores": "int8, round(255 × probability) halved and rounded down: 0 to 127, 64 and more is 0.5 and more",
             "shape_zyx": list(geometry.shape),
             "voxel_size_xyz": list(geometry.voxel_size),
             "origin_xyz": list(geometry.origin),
@@ -280,18 +290,6 @@ def segment(
             progress=progress,
             warn=warn,
         )
-
-
-def _checked_range(tomogram: Tomogram, z_range: tuple[int, int] | None) -> tuple[int, int]:
-    depth = tomogram.shape[0]
-    if z_range is None:
-        return 0, depth
-    start, stop = z_range
-    if not 0 <= start < stop <= depth:
-        raise ParameterError(
-            f"{tomogram.path}: z range {start}:{stop} is empty or reaches outside the slices, which are 0:{depth}"
-        )
-    return start, stop
 
 
 def _voxel_size_warning(tomogram: Tomogram, specification: ModelSpecification) -> tuple[str, ...]:

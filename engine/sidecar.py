@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,28 @@ class Sidecar:
             # Slice by slice: bincount works on a copy of eight bytes a voxel.
             self._counts += np.bincount(image.ravel(), minlength=256)
 
-    def commit(self) -> None:
-        """Write the file beside its place and rename it.
+    def prepare(self) -> None:
+        """Write the file beside its place, see `Sink.prepare`.
 
         Raises:
             OutputError: it cannot be written.
         """
         counts = self.counts
         classes = [{**entry, "voxels": counts.get(entry["name"])} for entry in self._class_map.to_json()]
-        text = json.dumps({**self._facts, "classes": classes}, indent=2, ensure_ascii=False) + "\n"
-        try:
-            self._beside.write_text(text, encoding="utf-8")
+        text = json.dumps({**self._facts, "classes": classes}, indent=2) + "\n"
+        with self._failure_named(), self._beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def commit(self) -> None:
+        """Give the prepared file its name, see `Sink.commit`.
+
+        Raises:
+            OutputError: it cannot be renamed.
+        """
+        with self._failure_named():
             self._beside.replace(self._path)
-        except OSError as error:
-            raise OutputError(
-                f"{self._path}: cannot be written ({error.strerror}); check space and permissions"
-            ) from error
 
     def abort(self) -> None:
         """Remove what was written under the temporary name."""
@@ -77,6 +84,15 @@ class Sidecar:
         except OSError:
             # The folder went away or cannot be written any more; the error that led here says so.
             return
+
+    @contextlib.contextmanager
+    def _failure_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: cannot be written ({error.strerror}); check space and permissions"
+            ) from error
 
     @property
     def _beside(self) -> Path:

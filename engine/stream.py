@@ -60,10 +60,11 @@ def stream(
     """Label a tomogram slice by slice and write the labels.
 
     Slices above the first and below the last of the volume are repeats of those. The sinks are this function's from
-    the call on: they are committed in the order given once every slice is written, and all aborted if anything fails
-    before that. If a commit fails, the sinks after it are aborted and the files before it stay, so give the sink last
-    whose file is to mean that all are there. Ctrl-C counts as a failure, and `KeyboardInterrupt` comes through. No
-    thread is left running in either case.
+    the call on. Once every slice is written, all are prepared, where a disk may still prove full, and only then
+    committed, which is a rename each; both in the order given. If anything fails before the first commit, all are
+    aborted and nothing has changed. If a commit fails, it and those after it are aborted, what had their names before
+    keeps them, and the files before it stay: give the sink last whose file is to mean that all are there. Ctrl-C counts
+    as a failure, and `KeyboardInterrupt` comes through. No thread is left running in either case.
 
     Args:
         tomogram: what is read, in one pass.
@@ -74,7 +75,8 @@ def stream(
         context: context slices on each side of a labelled one, k.
         classes: classes with background, the second axis of the scores.
         batch: slices that are labelled at once, n.
-        z_range: first slice to label and one past the last; all of them if None. Context is read outside of it too.
+        z_range: first slice to label and one past the last; all of them if None. Context is read outside of it too,
+            where a slice that is not finite gives way to the nearest slice of the range.
         invert: whether the contrast is turned over.
         slots: how many sets of buffers there are: one to be filled, one to be worked on and one to be emptied at the
             same time.
@@ -85,7 +87,7 @@ def stream(
 
     Raises:
         ParameterError: `z_range` or `plan` does not fit the tomogram.
-        IntensityError: a slice holds NaN or infinity.
+        IntensityError: a slice of the range holds NaN or infinity.
         TomogramFormatError: the file ends early.
         BackendError: the backend failed.
         OutputError: a sink could not be written.
@@ -104,10 +106,12 @@ def stream(
                 for start in range(first, last, shape.batch)
                 for tile in plan.tiles
             )
-            reader = _Reader(tomogram, plan, shape)
+            reader = _Reader(tomogram, plan, shape, (first, last))
             assembler = _Assembler(plan, sinks, shape, progress)
             Line(backend, clock).run(buffers, work, reader.fill, assembler.take)
             with clock.measure("write"):
+                for sink in sinks:
+                    sink.prepare()
                 while uncommitted:
                     uncommitted[0].commit()
                     del uncommitted[0]
@@ -121,26 +125,24 @@ def stream(
 def _checked_range(
     tomogram: Tomogram, plan: TilePlan, z_range: tuple[int, int] | None, context: int, batch: int, slots: int
 ) -> tuple[int, int]:
-    depth, *slice_shape = tomogram.shape
-    if plan.slice_shape != tuple(slice_shape):
+    slice_shape = tomogram.shape[1:]
+    if plan.slice_shape != slice_shape:
         raise ParameterError(f"{tomogram.path}: expected a plan for slices of {slice_shape}, found {plan.slice_shape}")
     if context < 0 or batch < 1 or slots < 1:
         raise ParameterError(
             f"stream: expected a context of 0 or more and at least one slice in at least one slot, "
             f"found context {context}, batch {batch}, slots {slots}"
         )
-    first, last = (0, depth) if z_range is None else z_range
-    if not 0 <= first < last <= depth:
-        raise ParameterError(f"{tomogram.path}: expected a z range within 0:{depth}, found {first}:{last}")
-    return first, last
+    return tomogram.checked_range(z_range)
 
 
 class _Reader:
     """Reads runs of slices with their context, and fills slots with tiles of them."""
 
-    def __init__(self, tomogram: Tomogram, plan: TilePlan, shape: SlotShape) -> None:
+    def __init__(self, tomogram: Tomogram, plan: TilePlan, shape: SlotShape, z_range: tuple[int, int]) -> None:
         self._tomogram = tomogram
         self._plan = plan
+        self._first, self._last = z_range
         self._context = shape.context
         # A tile that is the slice, without padding, is read where it is needed.
         self._direct = plan.tile_shape == plan.slice_shape
@@ -163,10 +165,17 @@ class _Reader:
         after = before + stop - first
         self._tomogram.read_slices(first, out[before:after])
         if self._tomogram.dtype.kind == "f":
-            check_finite(out[before:after], first, str(self._tomogram.path))
+            self._make_finite(first, out[before:after])
         out[:before] = out[before]
         # Past the volume these are context; past the last slice to label they keep what a backend may compute finite.
         out[after:] = out[after - 1]
+
+    def _make_finite(self, start: int, slices: NDArray[np.float32]) -> None:
+        """Refuse slices of the range that are not finite, and replace such slices around it."""
+        first, last = max(self._first - start, 0), min(self._last - start, len(slices))
+        check_finite(slices[first:last], start + first, str(self._tomogram.path))
+        for outside, nearest in ((slices[:first], slices[first]), (slices[last:], slices[last - 1])):
+            outside[~np.isfinite(outside).all(axis=(1, 2))] = nearest
 
 
 class _Assembler:

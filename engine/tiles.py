@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tomoscribe.engine.errors import ParameterError
 
-__all__ = ["Span", "Tile", "TilePlan"]
+__all__ = ["Span", "Tile", "TilePlan", "reflected"]
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,18 @@ class TilePlan:
         """Which pixel of the slice every pixel of a tile shows, by the tile's start, for both axes."""
         (height, width), (rows, columns) = self.tile_shape, self.slice_shape
         return (
-            {tile.rows.start: _reflected(tile.rows.start, height, rows) for tile in self.tiles},
-            {tile.columns.start: _reflected(tile.columns.start, width, columns) for tile in self.tiles},
+            {tile.rows.start: reflected(tile.rows.start, height, rows) for tile in self.tiles},
+            {tile.columns.start: reflected(tile.columns.start, width, columns) for tile in self.tiles},
         )
+
+
+def reflected(start: int, size: int, length: int) -> NDArray[np.intp]:
+    """Return the positions that the pixels from `start` on show: … 0 1 2 | 2 1 0 | 0 1 2 … for a length of 3.
+
+    The engine pads slices with it and training pads crops, so that a network learns the borders that it will see.
+    """
+    position = np.arange(start, start + size) % (2 * length)
+    return np.minimum(position, 2 * length - 1 - position)
 
 
 def _cut(length: int, multiple: int, halo: int, largest: int) -> tuple[int, tuple[Span, ...]]:
@@ -162,9 +171,3 @@ def _cut(length: int, multiple: int, halo: int, largest: int) -> tuple[int, tupl
     starts = [*range(0, (count - 1) * (size - 2 * margin), size - 2 * margin), padded - size]
     cuts = [0, *(start + size - margin for start in starts[:-1]), length]
     return size, tuple(Span(*span) for span in zip(starts, cuts[:-1], cuts[1:], strict=True))
-
-
-def _reflected(start: int, size: int, length: int) -> NDArray[np.intp]:
-    """Return the positions that the pixels from `start` on show: … 0 1 2 | 2 1 0 | 0 1 2 … for a length of 3."""
-    position = np.arange(start, start + size) % (2 * length)
-    return np.minimum(position, 2 * length - 1 - position)

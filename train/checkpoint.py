@@ -6,7 +6,6 @@ Nothing in it is pickled, so a checkpoint from anywhere can be opened without ru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ import safetensors
 import safetensors.torch
 
 from tomoscribe.engine.bundle import ModelSpecification
-from tomoscribe.engine.errors import OutputError, ParameterError, TomoscribeError
+from tomoscribe.engine.errors import ParameterError, TomoscribeError
+from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.unet import UNet, UNetConfiguration
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"]
@@ -69,15 +69,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     # safetensors refuses tensors that are not contiguous, which those of a channels-last network are not.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.network.state_dict().items()}
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        safetensors.torch.save_file(tensors, beside, metadata={"tomoscribe": json.dumps(about)})
-        beside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: cannot be written ({error}); check the folder, its space and permissions"
-        ) from error
+    content = safetensors.torch.save(tensors, metadata={"tomoscribe": json.dumps(about)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -144,7 +144,8 @@ def fit(
     specification = _specification(configuration, volumes)
     recorder = _Recorder(configuration, specification, judges, output, provenance or {}, progress)
     batches = _Batches(crops, configuration.batch_size, configuration.steps)
-    with torch.random.fork_rng(), _quiet_lightning(), recorder, _interruptible():
+    recorder.begin()
+    with torch.random.fork_rng(), _quiet_lightning(), _interruptible():
         torch.manual_seed(configuration.seed)
         task = _Task(UNet(configuration.network), configuration)
         trainer = lightning.Trainer(
@@ -212,7 +213,7 @@ class _Task(lightning.LightningModule):
 
 
 class _Recorder(lightning.Callback):
-    """Validates, writes the log and keeps the checkpoints. A context manager, which holds the log open."""
+    """Validates, writes the log and keeps the checkpoints."""
 
     def __init__(
         self,
@@ -233,23 +234,17 @@ class _Recorder(lightning.Callback):
         self._best = -1.0
         self._start = self._resumed = time.perf_counter()
 
-    def __enter__(self) -> _Recorder:
-        features = [label_class.feature for label_class in self._configuration.class_map.classes]
+    def begin(self) -> None:
+        """Make the folder, remove what an earlier run left in it, and begin the log."""
         try:
             self._output.mkdir(parents=True, exist_ok=True)
-            for name in (BEST_FILE, LAST_FILE):
+            for name in (BEST_FILE, LAST_FILE, LOG_FILE):
                 (self._output / name).unlink(missing_ok=True)
-            self._file = (self._output / LOG_FILE).open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{self._output}: cannot be written ({error.strerror}); choose another folder") from error
-        self._log = csv.writer(self._file)
-        dice = [f"dice_{feature}" for feature in features]
-        self._log.writerow(["step", "loss", "learning_rate", *dice, "dice_mean", "crops_per_second", "seconds"])
+        dice = [f"dice_{label_class.feature}" for label_class in self._configuration.class_map.classes]
+        self._log(["step", "loss", "learning_rate", *dice, "dice_mean", "crops_per_second", "seconds"])
         self._start = self._resumed = time.perf_counter()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()
 
     def on_train_batch_end(
         self,
@@ -293,10 +288,18 @@ class _Recorder(lightning.Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         values = ["" if value is None else f"{value:.4f}" for value in dice.values()]
         seconds = time.perf_counter() - self._start
-        self._log.writerow(
+        self._log(
             [step, f"{loss:.5f}", f"{rate:.3g}", *values, f"{mean:.4f}", f"{crops_per_second:.2f}", f"{seconds:.1f}"]
         )
-        self._file.flush()
+
+    def _log(self, values: Sequence[object]) -> None:
+        """Add a line to the log, which is opened for it alone, so that the line is there or the error is told."""
+        path = self._output / LOG_FILE
+        try:
+            with path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(values)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from error
 
     def _validate(self, trainer: lightning.Trainer, network: UNet) -> dict[str, float | None]:
         """Return the Dice of each class on the validation slices; None where the class is in neither."""
@@ -339,7 +342,7 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Lightning's own use of a deprecated torch type.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
-        # Crops cost a thousandth of a second: worker processes would only take the cores from the network.
+        # Crops cost a millisecond or two: worker processes would only take the cores from the network.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         try:
             for logger in loggers:

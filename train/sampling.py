@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.intensity import intensity_of
+from tomoscribe.engine.tiles import reflected
 
 __all__ = ["CropSampler", "NormalisedVolume", "SamplingConfiguration", "TrainingVolume"]
 
@@ -66,8 +67,8 @@ class NormalisedVolume:
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return ``(2k + 1, h, w)`` float32 normalised slices around z, and the ``(h, w)`` uint8 labels of slice z."""
         depth, height, width = self.volume.labels.shape
-        rows = _reflected(top, size[0], height)
-        columns = _reflected(left, size[1], width)
+        rows = _pixels(top, size[0], height)
+        columns = _pixels(left, size[1], width)
         slices = np.empty((2 * self._context + 1, *size), np.float32)
         for offset, out in enumerate(slices, -self._context):
             source = self.volume.intensity[min(max(z + offset, 0), depth - 1)]
@@ -213,9 +214,7 @@ def _smoothed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(slices)
 
 
-def _reflected(start: int, count: int, length: int) -> slice | NDArray[np.intp]:
+def _pixels(start: int, count: int, length: int) -> slice | NDArray[np.intp]:
     """Return `count` positions from `start`; past the end they turn back, as where the engine pads a slice."""
-    if start + count <= length:
-        return slice(start, start + count)
-    position = np.arange(start, start + count) % (2 * length)
-    return np.minimum(position, 2 * length - 1 - position)
+    # A slice is read in place; positions cost a copy.
+    return slice(start, start + count) if start + count <= length else reflected(start, count, length)

@@ -40,10 +40,14 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while its extension is initialised
+                raise error.__cause__ from None
             raise BackendUnavailableError(
                 f"onnxruntime: ONNX Runtime cannot be imported ({error}); "
                 'install it with: pip install "tomoscribe[cpu]"'
             ) from error
+        # Nothing that is read here is anyone else's business.
+        onnxruntime.disable_telemetry_events()
         self._threads = usable_cores() if threads is None else threads
         if self._threads < 1:
             raise ParameterError(f"onnxruntime: expected at least one thread, found {threads}")
@@ -125,7 +129,9 @@ class OnnxRuntimeBackend:
                 f"{slot.slices.shape[2]} ({_one_line(error)}); if memory ran out, use smaller tiles or a smaller batch"
             ) from error
         finally:
-            self._pending.pop(id(slot), None)
+            # After a `cancel` the slot may have been submitted anew.
+            if self._pending.get(id(slot)) is pending:
+                del self._pending[id(slot)]
 
     def cancel(self) -> None:
         """Give up everything that was submitted and not waited for; never raises."""
@@ -158,10 +164,12 @@ class OnnxRuntimeBackend:
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Return how many cores this process may keep busy: its affinity, or a container's quota if that is less.
 
+    Where the system has no affinity (macOS), they are all its cores.
+
     Args:
         quota: cgroup v2's ``cpu.max``, ``<microseconds or max> <period>`` (Linux, admin-guide/cgroup-v2).
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         allowed, period = quota.read_text(encoding="ascii").split()
         return max(1, min(cores, round(int(allowed) / int(period))))

@@ -14,8 +14,10 @@ __all__ = ["Sink"]
 class Sink(Protocol):
     """Receives finished labels.
 
-    A sink writes under a temporary name beside its target. `commit` renames it; `abort` removes it. One of the two
-    is called once, and `abort` also after a `commit` that failed or was interrupted; it never raises.
+    A sink writes under a temporary name beside its target. `prepare` completes that file after the last `write`, and
+    `commit` renames it. No sink of a tomogram is committed before all are prepared, so that a full disk is found while
+    no file has its name yet. `abort` removes the temporary file, at any time before `commit` or after one that failed
+    or was interrupted; it never raises.
     """
 
     @property
@@ -36,11 +38,19 @@ class Sink(Protocol):
         """
         ...
 
-    def commit(self) -> None:
-        """Complete the file and give it its name.
+    def prepare(self) -> None:
+        """Complete the file under its temporary name, bring it to the disk and close it.
 
         Raises:
-            OutputError: the disk is full or the file cannot be renamed.
+            OutputError: the disk is full or the file cannot be written.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Give the prepared file its name; takes no space.
+
+        Raises:
+            OutputError: the file cannot be renamed; what had the name before still has it.
         """
         ...
 

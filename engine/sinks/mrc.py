@@ -53,17 +53,25 @@ class _MrcVolume:
         """The file that is there after `commit`."""
         return self._path
 
-    def commit(self) -> None:
-        """Write the header with its statistics, bring all to the disk and give the file its name.
+    def prepare(self) -> None:
+        """Write the header with its statistics, bring all to the disk and close the file, see `Sink.prepare`.
 
         Raises:
-            OutputError: the disk is full or the file cannot be renamed; nothing is left behind.
+            OutputError: the disk is full or the file cannot be written; nothing is left behind.
         """
         with self._failure_named():
             self._write_at(0, self._header())
             os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1
+            os.close(file)
+
+    def commit(self) -> None:
+        """Give the prepared file its name, see `Sink.commit`.
+
+        Raises:
+            OutputError: the file cannot be renamed; nothing is left behind.
+        """
+        with self._failure_named():
             self._temporary.replace(self._path)
 
     def abort(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tomoscribe.engine.errors import ParameterError
 
 __all__ = ["Geometry", "Tomogram"]
 
@@ -62,6 +65,28 @@ class Tomogram(ABC):
     def shape(self) -> tuple[int, int, int]:
         """``(z, y, x)`` in voxels."""
         return self.geometry.shape
+
+    def checked_range(self, z_range: tuple[int, int] | None) -> tuple[int, int]:
+        """Return a z range that lies in the volume: its first slice and one past its last.
+
+        Args:
+            z_range: first slice and one past the last, counted from 0; all of them if None.
+
+        Raises:
+            ParameterError: the range is empty, reaches outside the volume, or is not two whole numbers.
+        """
+        depth = self.shape[0]
+        try:
+            # Through __index__, so that numpy's integers count and fractions do not.
+            start, stop = (0, depth) if z_range is None else map(operator.index, z_range)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"{self.path}: expected a z range of two whole numbers, found {z_range!r}") from error
+        if not 0 <= start < stop <= depth:
+            raise ParameterError(
+                f"{self.path}: expected a z range within 0:{depth}, found {start}:{stop}; "
+                "slices are counted from 0, and the second number is one past the last"
+            )
+        return start, stop
 
     @abstractmethod
     def read_slices(self, start: int, out: NDArray[np.generic]) -> None:

@@ -80,6 +80,11 @@ class TiffTomogram(Tomogram):
             self.geometry = self.geometry.with_voxel_size(voxel_size)
         elif self.geometry.voxel_size == (0.0, 0.0, 0.0):
             self.warnings += ("the TIFF file has no voxel size: pass --voxel-size",)
+        if self._series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            self.warnings += (
+                "the TIFF file shows 0 as white (MINISWHITE): what a viewer shows dark is numerically bright; "
+                "pass --invert if density is dark in the viewer",
+            )
 
     def read_slices(self, start: int, out: NDArray[np.generic]) -> None:
         """Read a run of slices, see `Tomogram.read_slices`; pages that are compressed are decoded one by one.

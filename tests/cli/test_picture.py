@@ -56,6 +56,11 @@ def test_takes_colours_from_the_sidecar(run, tomogram, tmp_path):
     status, _, err = run(tomogram)
     assert status == 2
     assert "a__labels.json" in err
+    sidecar.unlink()
+    sidecar.mkdir()
+    status, _, err = run(tomogram)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a__labels.json" in err
 
 
 def test_a_sidecar_of_some_classes_keeps_their_numbers(run, tomogram, tmp_path, tiny_bundle, monkeypatch, capsys):
@@ -73,3 +78,11 @@ def test_labels_that_are_not_there_are_an_error(run, tomogram):
     assert (status, out) == (2, "")
     assert "a__labels.mrc" in err
     assert not tomogram.with_name("a__overview.png").exists()
+
+
+def test_a_picture_never_takes_the_place_of_a_tomogram(run, tomogram):
+    before = tomogram.read_bytes()
+    status, _, err = run(tomogram, "-o", tomogram)
+    assert status == 2
+    assert ".png" in err
+    assert tomogram.read_bytes() == before

@@ -102,7 +102,7 @@ def test_json_is_one_object_a_line_and_nothing_else(run, make, tmp_path):
     run(second)
     status, out, err = run(first, second, tmp_path / "none.mrc", "--json", "--picture")
     assert (status, err) == (2, "")
-    skipped, done, failed = lines(out)
+    done, skipped, failed = lines(out)
     assert skipped == {"status": "skipped", "tomogram": str(second)}
     assert done["status"] == "done"
     assert done["tomogram"] == str(first)
@@ -115,6 +115,38 @@ def test_json_is_one_object_a_line_and_nothing_else(run, make, tmp_path):
     assert failed["tomogram"] == str(tmp_path / "none.mrc")
     assert failed["exit_status"] == 2
     assert "none.mrc" in failed["error"]
+
+
+def test_a_picture_that_fails_does_not_take_the_result_along(run, make, tmp_path):
+    first, second = make("a.mrc"), make("b.mrc")
+    (tmp_path / "a__overview.png").mkdir()
+    status, out, err = run(first, second, "--picture")
+    assert status == 1
+    assert err.index(f"→ {tmp_path / 'a__labels.mrc'}") < err.index("tomoscribe: error: ")
+    assert err.count("tomoscribe: error: ") == 1
+    assert re.search(r"^2 segmented, 1 without picture, ", out, re.MULTILINE)
+    assert (tmp_path / "b__overview.png").exists()
+
+    status, out, err = run(first, "--picture", "--overwrite", "--json")
+    done, failed = lines(out)
+    assert (status, err) == (1, "")
+    assert (done["status"], done["labels"], done["picture"]) == ("done", str(tmp_path / "a__labels.mrc"), None)
+    assert (failed["status"], failed["tomogram"], failed["exit_status"]) == ("error", str(first), 1)
+    assert "a__overview.png" in failed["error"]
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_outputs_that_cannot_be_looked_for_do_not_stop_the_rest(run, make, tmp_path, options):
+    # The name may have 255 bytes; that of its labels, 12 more, may not.
+    long = make(f"{'l' * 245}.mrc")
+    last = make("m.mrc")
+    status, out, err = run(long, tmp_path / f"{'x' * 300}.mrc", last, *options)
+    assert status == 1
+    errors = [line for line in err.splitlines() if line.startswith("tomoscribe: error: ")]
+    assert len(errors) == 2
+    assert all("cannot be looked for (File name too long)" in line for line in errors)
+    assert last.with_name("m__labels.mrc").exists()
+    assert "1 segmented, 2 failed" in out
 
 
 def test_json_says_what_keeps_the_whole_run_from_starting(run, make, tmp_path):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -88,7 +91,8 @@ def test_a_file_that_is_named_is_taken_whatever_its_name(tmp_path):
 def test_earlier_outputs_are_left_out_though_the_shell_names_them(tmp_path):
     wanted, *outputs = touch(tmp_path, "a.mrc", "a__labels.mrc", "a__Ribosome.mrc")
     (foreign,) = touch(tmp_path, "b__Ribosome.mrc")
-    touch(tmp_path, "a__labels.json")
+    sidecar = {"labels": "a__labels.mrc", "class_volumes": {"ribosome": "a__Ribosome.mrc"}}
+    (tmp_path / "a__labels.json").write_text(json.dumps(sidecar), encoding="utf-8")
     found = find_tomograms([*outputs, wanted, foreign])
     assert found.tomograms == (wanted, foreign)
     assert found.left_out == tuple(outputs)
@@ -103,6 +107,16 @@ def test_a_list_names_files_folders_and_patterns_relative_to_itself(tmp_path, mo
     list_file.write_text(f"# tonight\n\n a.mrc \nsub/*c.mrc\nsub\n{elsewhere}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert names(find_tomograms(["lists/night.txt"])) == ["a.mrc", "c.mrc", "b.mrc", "d.mrc"]
+
+
+def test_brackets_in_the_name_of_a_lists_folder_are_no_pattern(tmp_path):
+    touch(tmp_path, "b[1]/a.mrc", "b[1]/c.mrc", "b1/wrong.mrc")
+    (tmp_path / "b[1]" / "list.txt").write_text("[ac].mrc\nmissing.mrc\n")
+    found = find_tomograms([tmp_path / "b[1]" / "list.txt"])
+    assert found.tomograms == tuple(tmp_path / "b[1]" / name for name in ("a.mrc", "c.mrc", "missing.mrc"))
+    (tmp_path / "b[1]" / "list.txt").write_text("x*.mrc\n")
+    with pytest.raises(TomogramNotFoundError, match=re.escape(f"{tmp_path / 'b[1]' / 'x*.mrc'}: no tomogram matches")):
+        find_tomograms([tmp_path / "b[1]" / "list.txt"])
 
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
@@ -148,6 +162,30 @@ def test_an_input_that_gives_nothing_is_an_error_that_says_so(tmp_path):
         find_tomograms([])
 
 
+def test_a_name_that_no_file_can_have_is_seen_when_it_is_opened(tmp_path):
+    (good,) = touch(tmp_path, "a.mrc")
+    impossible = [tmp_path / ("x" * 300 + ending) for ending in (".mrc", ".txt", "*.mrc", "__Ribosome.mrc")]
+    found = find_tomograms([impossible[0], impossible[1], impossible[3], good])
+    assert found.tomograms == (impossible[0], impossible[1], impossible[3], good)
+    with pytest.raises(TomogramNotFoundError, match="no tomogram matches"):
+        find_tomograms([impossible[2]])
+
+
+@pytest.mark.parametrize("method", ["iterdir", "is_file"])
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path, monkeypatch, method):
+    touch(tmp_path, "closed/a.mrc")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(
+        ParameterError, match=r"closed: cannot be searched .*closed.*: Permission denied; check"
+    ) as caught:
+        find_tomograms([tmp_path / "closed"])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_zarr_folder_is_one_input(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     assert find_tomograms([tmp_path / "a.zarr"]).tomograms == (tmp_path / "a.zarr",)
@@ -161,3 +199,24 @@ def test_two_tomograms_may_not_write_the_same_files(tmp_path):
     check_output_names(apart)
     with pytest.raises(ParameterError, match=r"2/a\.mrc.*1/a\.mrc"):
         check_output_names(apart, tmp_path / "out")
+
+
+def test_a_file_of_the_users_with_two_underscores_is_no_output(tmp_path):
+    sidecar = {"labels": "a__labels.mrc", "class_volumes": {"ribosome": "a__Ribosome.mrc"}}
+    (tmp_path / "a__labels.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    for name in ("a__denoised.mrc", "a__labels.mrc", "a__Ribosome.mrc"):
+        (tmp_path / name).touch()
+    assert find_tomograms([tmp_path / "a__denoised.mrc"]).tomograms == (tmp_path / "a__denoised.mrc",)
+    found = find_tomograms([tmp_path / name for name in ("a__denoised.mrc", "a__labels.mrc", "a__Ribosome.mrc")])
+    assert len(found.tomograms) == 1
+    assert len(found.left_out) == 2
+
+
+def test_a_list_from_windows_keeps_its_first_entry_and_binary_data_is_no_list(tmp_path):
+    (tmp_path / "a.mrc").touch()
+    path = tmp_path / "list.txt"
+    path.write_bytes("\ufeffa.mrc\r\n".encode())
+    assert find_tomograms([path]).tomograms == (tmp_path / "a.mrc",)
+    path.write_bytes(b"a\0b\n")
+    with pytest.raises(ParameterError, match="binary"):
+        find_tomograms([path])

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from scipy.stats import skew
 
+from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.polarity import density_skewness, polarity_of
 
 
@@ -43,6 +44,11 @@ def test_small_constant_and_damaged_volumes_are_not_judged(array_tomogram):
     values[0, 0, 0] = np.inf
     assert polarity_of(array_tomogram(values)) is None
     assert polarity_of(array_tomogram(values), (1, 6)) == "dark"
+
+
+def test_a_z_range_outside_of_the_volume_is_refused(array_tomogram):
+    with pytest.raises(ParameterError, match="within 0:6, found 2:7"):
+        polarity_of(array_tomogram(drawn(-2)), (2, 7))
 
 
 def test_only_the_middle_of_large_slices_counts(array_tomogram):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from dataclasses import replace
 
 import mrcfile
@@ -119,6 +121,7 @@ def test_sidecar_says_what_the_numbers_mean(tomogram, tiny_bundle):
     assert facts["z_range"] == [1, 6]
     assert facts["model"]["name"] == "tiny"
     assert len(facts["model"]["sha256"]["fp32"]) == 64
+    assert facts["scores"].startswith("int8, round(255 × probability) halved and rounded down: 0 to 127")
 
 
 def test_only_the_classes_that_are_named_are_kept(tomogram, tiny_bundle, tmp_path):
@@ -134,13 +137,13 @@ def test_a_z_range_leaves_the_rest_empty_and_damaged_slices_out(tmp_path, tiny_b
     damage(path, 0, np.nan)
     with pytest.raises(IntensityError, match="z = 0"):
         segment(path, model=tiny_bundle)
-    # Slice 1 is context of slice 2, so the labels begin one slice after the first that is whole.
-    result = segment(path, model=tiny_bundle, z_range=(2, 7))
+    # Slice 0 would be context of slice 1, and slice 1 stands for it.
+    result = segment(path, model=tiny_bundle, z_range=(1, 7))
     labels = read(result.labels)
     assert labels.shape == SHAPE
-    assert not labels[:2].any()
-    assert labels[2:].any(axis=(1, 2)).all()
-    assert result.voxels == 5 * SHAPE[1] * SHAPE[2]
+    assert not labels[0].any()
+    np.testing.assert_array_equal(labels[1:], expected_labels(make_values()[1:]))
+    assert result.voxels == 6 * SHAPE[1] * SHAPE[2]
 
 
 def test_inversion_exchanges_dark_and_light(tomogram, tiny_bundle):
@@ -187,6 +190,76 @@ def test_an_existing_output_is_replaced_only_when_told_to(tomogram, tiny_bundle,
         segment(tomogram, model=tiny_bundle, classes=["dark matter"])
     segment(tomogram, model=tiny_bundle, overwrite=True)
     assert mrcfile.validate(foreign)
+
+
+def test_class_volumes_of_the_run_that_is_replaced_do_not_stay(tomogram, tiny_bundle, tmp_path):
+    output = tmp_path / "out"
+    segment(tomogram, output, model=tiny_bundle)
+    others = [output / name for name in ("position_1.rec__other.mrc", "position_2.rec__Light.mrc")]
+    for other in others:
+        other.write_text("not of that run")
+    result = segment(tomogram, output, model=tiny_bundle, classes=["dark matter"], overwrite=True)
+    written = [result.labels, result.sidecar, result.class_volumes["dark matter"]]
+    assert sorted(output.iterdir()) == sorted([*written, *others])
+    assert result.warnings == ()
+
+
+def test_a_sidecar_cannot_have_other_files_removed(tomogram, tiny_bundle, tmp_path):
+    output = tmp_path / "out"
+    segment(tomogram, output, model=tiny_bundle)
+    kept = [
+        tmp_path / "position_1.rec__up.mrc",
+        output / "position_2__labels.mrc",
+        output / "position_1.rec__notes.txt",
+        output / "position_1.rec__overview.png",
+        output / "deep" / "position_1.rec__deep.mrc",
+    ]
+    (output / "deep").mkdir()
+    for path in kept:
+        path.write_text("keep")
+    gone = output / "position_1.rec__Gone.mrc"
+    gone.write_text("of that run")
+    same_in_other_case = output / "position_1.rec__LIGHT.mrc"
+    same_in_other_case.touch()
+    names = [
+        *(str(path) for path in kept),
+        *(path.name for path in kept),
+        "../position_1.rec__up.mrc",
+        "deep/position_1.rec__deep.mrc",
+        "position_1.rec__labels.mrc",
+        "position_1.rec__labels.json",
+        same_in_other_case.name,
+        "position_1.rec__never.mrc",
+        "position_1.rec__\0.mrc",
+        "",
+        gone.name,
+        7,
+    ]
+    sidecar = output / "position_1.rec__labels.json"
+    sidecar.write_text(json.dumps({"class_volumes": dict(enumerate(names))}))
+    result = segment(tomogram, output, model=tiny_bundle, overwrite=True)
+    assert not gone.exists()
+    assert all(path.read_text() == "keep" for path in kept)
+    for path in (tomogram, result.labels, result.sidecar, *result.class_volumes.values(), same_in_other_case):
+        assert path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"class_volumes": ["a"]}', '{"class_volumes": {"a": []}}', "\xff"])
+def test_a_sidecar_that_is_none_removes_nothing(tomogram, tiny_bundle, tmp_path, text):
+    result = segment(tomogram, model=tiny_bundle)
+    result.sidecar.write_text(text, encoding="latin-1")
+    segment(tomogram, model=tiny_bundle, classes=["light"], overwrite=True)
+    assert result.class_volumes["dark matter"].exists()
+
+
+def test_a_class_volume_that_cannot_be_removed_is_a_warning(tomogram, tiny_bundle):
+    stale = segment(tomogram, model=tiny_bundle).class_volumes["dark matter"]
+    stale.unlink()
+    stale.mkdir()
+    said = []
+    result = segment(tomogram, model=tiny_bundle, classes=["light"], overwrite=True, warn=said.append)
+    assert result.warnings == tuple(said)
+    assert [str(stale) in warning for warning in said] == [True]
 
 
 def test_a_warm_segmenter_takes_open_tomograms_and_counts_slices(tomogram, tiny_bundle):
@@ -275,3 +348,36 @@ def test_a_failure_to_open_the_last_output_removes_the_first(tomogram, tiny_bund
     with pytest.raises(OutputError, match="no"):
         segment(tomogram, model=tiny_bundle)
     assert list(tmp_path.iterdir()) == [tomogram]
+
+
+@pytest.mark.parametrize("full_at", range(4))
+def test_a_disk_that_is_full_at_any_output_leaves_what_was_there(tomogram, tiny_bundle, tmp_path, monkeypatch, full_at):
+    fsync, calls = os.fsync, []
+
+    def fill_up(file):
+        calls.append(file)
+        if len(calls) == full_at + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill_up)
+        with pytest.raises(OutputError, match="No space left on device"):
+            segment(tomogram, model=tiny_bundle)
+    assert len(calls) == full_at + 1
+    assert list(tmp_path.iterdir()) == [tomogram]
+
+    segment(tomogram, model=tiny_bundle)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    calls.clear()
+    monkeypatch.setattr(os, "fsync", fill_up)
+    with pytest.raises(OutputError, match="No space left on device"):
+        segment(tomogram, model=tiny_bundle, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_disk_can_be_full_at_no_output_more_than_these(tomogram, tiny_bundle, monkeypatch):
+    fsync, calls = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(file), fsync(file)))
+    segment(tomogram, model=tiny_bundle)
+    assert len(calls) == 4

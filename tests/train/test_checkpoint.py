@@ -127,5 +127,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_no_tempor
     monkeypatch.setattr("pathlib.Path.replace", full)
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(path, Checkpoint(network, SPECIFICATION))
+    monkeypatch.undo()
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(path, Checkpoint(network, SPECIFICATION))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +202,30 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(tmp_path):
         with pytest.raises(ParameterError, match=words):
             fit(volumes, validation, configuration(), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_that_cannot_be_written_is_one_line_and_leaves_whole_checkpoints(tmp_path):
+    log = tmp_path / LOG_FILE
+
+    def fill_the_disk(step, _loss):
+        if step == 2:
+            log.unlink()
+            log.symlink_to("/dev/full")
+
+    with pytest.raises(OutputError, match=r"log\.csv: cannot be written \(No space left on device\)"):
+        fit(VOLUMES, VALIDATION, configuration(interval=2), tmp_path, progress=fill_the_disk)
+    assert load_checkpoint(tmp_path / LAST_FILE).training["step"] == 2
+
+
+def test_where_the_volumes_come_from_is_kept_with_the_checkpoints(tmp_path):
+    provenance = {"recipe": "cells", "phantoms": {"count": 3, "seeds": [1, 4]}, "step": "not the fit's"}
+    fit(VOLUMES, VALIDATION, configuration(steps=1), tmp_path, provenance=provenance)
+    for name in (BEST_FILE, LAST_FILE):
+        training = load_checkpoint(tmp_path / name).training
+        assert training["recipe"] == "cells"
+        assert training["phantoms"] == {"count": 3, "seeds": [1, 4]}
+        assert training["step"] == 1
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):

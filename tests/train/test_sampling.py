@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.intensity import intensity_of
+from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.train.sampling import CropSampler, NormalisedVolume, SamplingConfiguration, TrainingVolume
 
 UNVARIED = SamplingConfiguration(
@@ -140,6 +141,16 @@ def test_volumes_smaller_than_a_crop_are_reflected():
     slices, labels = CropSampler([volume((2, 5, 9))], UNVARIED, 1, seed=0).sample(0)
     assert slices.shape == (3, 16, 16)
     assert labels.shape == (16, 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9), (1, 16, 9), (1, 1, 30), (1, 20, 40)])
+def test_crops_are_padded_as_the_engine_pads_slices(shape):
+    source = volume(shape)
+    plan = TilePlan.for_slice(shape[1:], multiple=16, halo=0, largest=1024)
+    padded = np.empty((1, *plan.tile_shape), np.uint8)
+    plan.extract(plan.tiles[0], source.labels, padded)
+    _, labels = NormalisedVolume(source, 0).window(0, 0, 0, plan.tile_shape)
+    np.testing.assert_array_equal(labels, padded[0])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-from tomoscribe.engine.errors import OutputError, OutputExistsError
+from tomoscribe.engine.errors import OutputExistsError
+from tomoscribe.engine.replacing import replacing
 from tomoscribe.engine.sinks.mrc import LabelVolume
 from tomoscribe.engine.tomogram import Geometry
 from tomoscribe.train.phantom.phantom import Phantom
@@ -48,7 +49,7 @@ def check_free(tomogram: Path, overwrite: bool) -> None:
 def write_phantom(phantom: Phantom, tomogram: Path, *, overwrite: bool = False) -> PhantomFiles:
     """Write a phantom as an MRC tomogram of mode 2 and an MRC label volume of mode 0.
 
-    Each file is written beside its name and renamed when complete, the tomogram last.
+    Each file is written beside its name; when all are complete they are renamed, the tomogram last.
 
     Raises:
         OutputExistsError: one of the files is there and `overwrite` is not set.
@@ -56,22 +57,13 @@ def write_phantom(phantom: Phantom, tomogram: Path, *, overwrite: bool = False) 
     """
     check_free(tomogram, overwrite)
     files = PhantomFiles.beside(tomogram)
-    try:
+    with replacing(files.tomogram) as intensity:
         tomogram.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(files.parameters, json.dumps(phantom.parameters.to_json(), indent=2) + "\n")
-        _write_labels(phantom, files.truth)
-        _write_intensity(phantom, files.tomogram)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{tomogram}: cannot write the phantom ({error.strerror or error})") from error
+        _write_intensity(phantom, intensity)
+        with replacing(files.parameters) as parameters:
+            parameters.write_text(json.dumps(phantom.parameters.to_json(), indent=2) + "\n", encoding="utf-8")
+            _write_labels(phantom, files.truth)
     return files
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _write_labels(phantom: Phantom, path: Path) -> None:
@@ -81,6 +73,7 @@ def _write_labels(phantom: Phantom, path: Path) -> None:
     try:
         # A label volume takes no scores; one class axis of length zero stands for them.
         volume.write(0, phantom.labels, np.empty((len(phantom.labels), 0, *phantom.labels.shape[1:]), np.uint8))
+        volume.prepare()
         volume.commit()
     except BaseException:
         volume.abort()
@@ -88,15 +81,10 @@ def _write_labels(phantom: Phantom, path: Path) -> None:
 
 
 def _write_intensity(phantom: Phantom, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with mrcfile.new(part, phantom.intensity, overwrite=True) as mrc:
-            mrc.voxel_size = phantom.parameters.voxel_size
-            mrc.set_volume()
-            mrc.add_label(_provenance("phantom"))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with mrcfile.new(path, phantom.intensity) as mrc:
+        mrc.voxel_size = phantom.parameters.voxel_size
+        mrc.set_volume()
+        mrc.add_label(_provenance("phantom"))
 
 
 def _provenance(what: str) -> str:

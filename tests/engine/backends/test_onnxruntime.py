@@ -91,6 +91,9 @@ class KeepingSink:
         self.labels[start : start + len(labels)] = labels
         self.scores[start : start + len(scores)] = scores
 
+    def prepare(self):
+        pass
+
     def commit(self):
         pass
 
@@ -212,6 +215,32 @@ def test_cancel_ends_what_runs_and_drops_what_waits(backend, monkeypatch):
     assert (slots[0].labels != 254).all()
 
 
+def test_a_late_waiter_leaves_what_was_submitted_anew(backend, monkeypatch):
+    (slot,) = backend.allocate(SlotShape(1, 1, 8, 8, CLASSES), 1)
+    fill(slot, 1)
+
+    def cancel_and_submit_anew(error):
+        monkeypatch.undo()
+        backend.cancel()
+        backend.submit(slot)
+        return "first"
+
+    # The waiter has its error, and is overtaken before it is done.
+    monkeypatch.setattr("tomoscribe.engine.backends.onnxruntime._one_line", cancel_and_submit_anew)
+    monkeypatch.setattr(backend, "_run", raise_error)
+    backend.submit(slot)
+    with pytest.raises(BackendError, match="first"):
+        backend.wait(slot)
+    backend.wait(slot)
+    assert (slot.labels != 254).all()
+    with pytest.raises(BackendError, match="given up"):
+        backend.wait(slot)
+
+
+def raise_error(*_):
+    raise RuntimeError("injected")
+
+
 def test_closing_twice_is_fine(make_bundle):
     backend = OnnxRuntimeBackend(make_bundle())
     backend.close()
@@ -255,3 +284,23 @@ def test_a_containers_quota_limits_the_cores(tmp_path, monkeypatch, text, cores)
     (tmp_path / "cpu.max").write_text(text + "\n")
     assert usable_cores(tmp_path / "cpu.max") == cores
     assert usable_cores(tmp_path / "absent") == 8
+
+
+@pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
+def test_without_an_affinity_all_cores_count(tmp_path, monkeypatch, count, cores):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: count)
+    assert usable_cores(tmp_path / "absent") == cores
+
+
+def test_ctrl_c_while_it_is_imported_is_ctrl_c(tiny_bundle, monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, path=None, target=None):
+            if name == "onnxruntime":
+                # As pybind11 tells of a KeyboardInterrupt in the initialisation of an extension.
+                raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        OnnxRuntimeBackend(Bundle.load(tiny_bundle))

@@ -40,11 +40,16 @@ def random_result(shape: tuple[int, int, int], classes: int = 6) -> tuple[np.nda
     return labels, random.integers(0, 256, (depth, classes, height, width), np.uint8)
 
 
+def complete(sink: Sink) -> Path:
+    sink.prepare()
+    sink.commit()
+    return sink.path
+
+
 def write_all(sink: Sink, labels: np.ndarray, scores: np.ndarray, run: int = 3) -> Path:
     for start in range(0, len(labels), run):
         sink.write(start, labels[start : start + run], scores[start : start + run])
-    sink.commit()
-    return sink.path
+    return complete(sink)
 
 
 def assert_valid(path: Path) -> None:
@@ -70,7 +75,7 @@ def test_what_is_written_is_what_mrcfile_reads(shape, axes, run, keep, written):
             for start in range(first, last, run):
                 stop = min(start + run, last)
                 sink.write(start, labels[start:stop], scores[start:stop])
-            sink.commit()
+            complete(sink)
         expected_labels, expected_scores = np.zeros(shape, np.int8), np.zeros(shape, np.int8)
         expected_labels[first:last] = np.where(np.isin(labels, list(keep)), labels, 0)[first:last]
         expected_scores[first:last] = scores[first:last, 2] // 2
@@ -187,7 +192,7 @@ def test_labels_that_do_not_fit_signed_bytes_are_widened(tmp_path, count, dtype)
         tmp_path / "l.mrc", geometry, many_classes(count), keep=range(1, count + 1), provenance="p" * 200
     )
     sink.write(0, labels, np.zeros((1, 2, 16, 16), np.uint8))
-    sink.commit()
+    complete(sink)
     assert_valid(sink.path)
     with mrcfile.open(sink.path) as file:
         assert file.data.dtype == dtype
@@ -198,7 +203,7 @@ def test_labels_that_do_not_fit_signed_bytes_are_widened(tmp_path, count, dtype)
 def test_names_that_are_not_ascii(tmp_path):
     class_map = ClassMap((LabelClass(1, "Kähler", (1, 2, 3)),))
     sink = LabelVolume(tmp_path / "l.mrc", GEOMETRY, class_map, keep=[1], provenance="modèle")
-    sink.commit()
+    complete(sink)
     assert_valid(sink.path)
     with mrcfile.open(sink.path) as file:
         assert file.get_labels() == ["mod?le", "0 background; 1 K?hler"]
@@ -230,9 +235,35 @@ def test_nothing_is_there_before_commit_and_nothing_after_abort(tmp_path):
     assert path.read_text() == "an older output"
 
 
+def test_all_is_on_the_disk_before_commit_which_renames_alone(tmp_path, monkeypatch):
+    labels, scores = random_result(GEOMETRY.shape)
+    path = tmp_path / "l.mrc"
+    path.write_text("an older output")
+    sink = LabelVolume(path, GEOMETRY, DEFAULT_CLASS_MAP, keep=ALL, provenance="p")
+    sink.write(0, labels, scores)
+    sink.prepare()
+    assert path.read_text() == "an older output"
+    (temporary,) = set(tmp_path.iterdir()) - {path}
+    assert_valid(temporary)
+    content = temporary.read_bytes()
+    for call in ("open", "pwrite", "fsync", "ftruncate"):
+        monkeypatch.delattr(os, call)
+    sink.commit()
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == content
+
+
+def test_a_prepared_file_can_be_given_up(tmp_path):
+    sink = LabelVolume(tmp_path / "l.mrc", GEOMETRY, DEFAULT_CLASS_MAP, keep=ALL, provenance="p")
+    sink.prepare()
+    sink.abort()
+    assert not list(tmp_path.iterdir())
+
+
 def test_outputs_have_the_permissions_of_any_new_file(tmp_path):
     sink = LabelVolume(tmp_path / "l.mrc", GEOMETRY, DEFAULT_CLASS_MAP, keep=ALL, provenance="p")
-    sink.commit()
+    complete(sink)
     (tmp_path / "plain").touch()
     assert sink.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -260,6 +291,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_name_that_is_a_folder(tmp_path):
     (tmp_path / "l.mrc").mkdir()
     sink = LabelVolume(tmp_path / "l.mrc", GEOMETRY, DEFAULT_CLASS_MAP, keep=ALL, provenance="p")
+    sink.prepare()
     with pytest.raises(OutputError, match="Is a directory"):
         sink.commit()
     assert [entry.name for entry in tmp_path.iterdir()] == ["l.mrc"]
@@ -312,7 +344,7 @@ def test_slices_that_are_never_written_take_no_space(tmp_path):
     geometry = Geometry((1000, 1000, 1000), (10.0, 10.0, 10.0))
     sink = ClassVolume(tmp_path / "c.mrc", geometry, RIBOSOME, provenance="p")
     sink.write(500, np.zeros((1, 1000, 1000), np.uint8), np.full((1, 6, 1000, 1000), 200, np.uint8))
-    sink.commit()
+    complete(sink)
     status = sink.path.stat()
     assert status.st_size == 1024 + 10**9
     assert status.st_blocks * 512 < 10**7
@@ -341,7 +373,7 @@ def test_labels_lie_where_their_real_tomogram_lies(shared_data, tmp_path, name):
     with open_tomogram(shared_data / name) as tomogram:
         geometry = tomogram.geometry
     sink = LabelVolume(tmp_path / "l.mrc", geometry, DEFAULT_CLASS_MAP, keep=ALL, provenance="p")
-    sink.commit()
+    complete(sink)
     with warnings.catch_warnings(action="ignore"):
         tomogram_file = mrcfile.open(shared_data / name, permissive=True, header_only=True)
     with tomogram_file as theirs, mrcfile.open(sink.path) as ours:

@@ -87,6 +87,16 @@ def test_voxel_size_of_imagej_and_ome(tmp_path, options, voxel_size):
         assert tomogram.warnings == ()
 
 
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib"}])
+@pytest.mark.parametrize(("photometric", "warned"), [("miniswhite", True), ("minisblack", False)])
+def test_values_that_a_viewer_turns_over_are_read_as_they_are_with_a_warning(tmp_path, how, photometric, warned):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, STACK, photometric=photometric, **how)
+    np.testing.assert_array_equal(read_all(path), STACK)
+    with open_tomogram(path, voxel_size=10.0) as tomogram:
+        assert ["MINISWHITE" in line and "--invert" in line for line in tomogram.warnings] == [True] * warned
+
+
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colour_pages_count_as_grey_where_the_channels_are_equal(tmp_path, planar, channels):

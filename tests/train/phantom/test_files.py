@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import mrcfile
 import numpy as np
@@ -43,3 +44,33 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(OutputError, match=r"cell\.mrc"):
         write_phantom(PHANTOM, tmp_path / "file" / "cell.mrc")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("last", ["cell.mrc", "cell__truth.mrc", "cell__truth.json"])
+def test_a_file_that_cannot_be_written_is_one_line_and_leaves_no_part(tmp_path, last):
+    (tmp_path / last).mkdir()
+    with pytest.raises(OutputError, match=re.escape(last)):
+        write_phantom(PHANTOM, tmp_path / "cell.mrc", overwrite=True)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not (tmp_path / "cell.mrc").is_file()
+
+
+def test_a_disk_that_fills_up_leaves_no_part(tmp_path, monkeypatch):
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mrcfile, "new", full)
+    with pytest.raises(OutputError, match=r"cell\.mrc: cannot be written \(No space left"):
+        write_phantom(PHANTOM, tmp_path / "cell.mrc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_phantom_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tomoscribe.train.phantom.files._write_labels", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(PHANTOM, tmp_path / "cell.mrc")
+    assert list(tmp_path.iterdir()) == []
