@@ -69,7 +69,11 @@ def segment(
     invert: Annotated[bool, typer.Option("--invert", help="The density is bright on dark.")] = False,
     backend: Annotated[str, typer.Option(metavar="NAME", help="What runs the model: auto, onnxruntime.")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs; otherwise tomograms that have labels are skipped.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the outputs of an earlier run; otherwise tomograms that have labels are skipped.",
+        ),
     ] = False,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw <tomogram>__overview.png too.", rich_help_panel=REPORTING)

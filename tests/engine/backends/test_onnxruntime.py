@@ -293,7 +293,7 @@ def test_without_an_affinity_all_cores_count(tmp_path, monkeypatch, count, cores
     assert usable_cores(tmp_path / "absent") == cores
 
 
-def test_ctrl_c_while_it_is_imported_is_ctrl_c(tiny_bundle, monkeypatch):
+def test_ctrl_c_while_it_is_imported_is_ctrl_c(make_bundle, monkeypatch):
     class Interrupted:
         def find_spec(self, name, path=None, target=None):
             if name == "onnxruntime":
@@ -303,4 +303,4 @@ def test_ctrl_c_while_it_is_imported_is_ctrl_c(tiny_bundle, monkeypatch):
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     with pytest.raises(KeyboardInterrupt):
-        OnnxRuntimeBackend(Bundle.load(tiny_bundle))
+        OnnxRuntimeBackend(make_bundle())
