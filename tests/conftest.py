@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def tiny_bundle(tmp_path_factory) -> Path:
     )
     Bundle(folder, specification, {"fp32": Artifact.of(path)}).write()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts():
+    """A shell that starts a job in the background has it ignore SIGINT; the tests of Ctrl-C need it heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tomoscribe.engine import DEFAULT_CLASS_MAP, Bundle, default_bundle, segment
 from tomoscribe.train.evaluate import compare_label_volumes
-from tomoscribe.train.phantom import PhantomParameters, make_phantom
+from tomoscribe.train.phantom import PhantomParameters, SampleParameters, make_phantom
 from tomoscribe.train.phantom.files import write_phantom
 from tomoscribe.train.recipe import read_recipe
 from tomoscribe.train.unet import UNetConfiguration
@@ -37,7 +37,8 @@ def test_it_is_what_the_committed_recipe_makes():
 
 
 def test_it_finds_all_five_features_in_a_phantom_that_it_never_saw(tmp_path):
-    phantom = make_phantom(PhantomParameters(shape=(32, 256, 256), seed=4_000_001))
+    sample = SampleParameters(double_membranes=12.0)
+    phantom = make_phantom(PhantomParameters(shape=(32, 256, 256), seed=4_000_003, sample=sample))
     files = write_phantom(phantom, tmp_path / "phantom.mrc")
     labels = segment(files.tomogram).labels
     dice = compare_label_volumes(labels, files.truth, DEFAULT_CLASS_MAP).dice()[1:]
