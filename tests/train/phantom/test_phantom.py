@@ -195,6 +195,16 @@ def test_ribosomes_come_in_the_number_asked_for_and_never_overlap():
     assert 0.6 * 25 * one < total < 1.1 * 25 * one
 
 
+def test_a_ribosome_does_not_enter_what_is_taken():
+    target = scene((40, 60, 60), 13.0)
+    potential, body = particles._render_ribosome(particles._ribosome_domains(), 13.0)
+    position = target.size / 2
+    assert particles._stamp(target, position, potential, body, particles.RIBOSOME)
+    before = target.potential.copy()
+    assert not particles._stamp(target, position + np.float32(100), potential, body, particles.RIBOSOME)
+    np.testing.assert_array_equal(target.potential, before)
+
+
 def test_the_labelled_carbon_is_a_band_along_the_rim():
     target = scene((40, 200, 200), 15.0, seed=4)
     add_carbon_edge(target)

@@ -132,3 +132,27 @@ def test_noise_is_that_of_the_chosen_ratio(ratio):
     clean = np.fft.irfft(record(1e12) / weight, 96, axis=2)
     noisy = np.fft.irfft(record(ratio) / weight, 96, axis=2)
     assert clean.var() / (noisy - clean).var() == pytest.approx(ratio, rel=0.05)
+
+
+def test_the_detector_is_as_noisy_at_any_tilt():
+    angles = np.deg2rad([0.0, 55.0])
+    images = np.zeros((2, 96, 49), np.complex64)
+    sample = np.random.default_rng(5).normal(size=(96, 96)).astype(np.float32)
+    images[0] = np.fft.rfft(sample, axis=1)
+    recorded = ts._record(
+        images, 96, 10.0, 100.0, replace(CLEAN, signal_to_noise=0.01), angles, np.random.default_rng(6)
+    )
+    variances = []
+    for image, angle in zip(recorded, angles, strict=True):
+        weight = np.fft.rfftfreq(96) / np.cos(angle) * 2 + 0.01
+        variances.append(np.fft.irfft(image / weight, 96, axis=1).var())
+    assert variances[1] == pytest.approx(variances[0], rel=0.08)
+
+
+def test_a_sample_goes_on_beyond_the_field_of_view():
+    sample = np.ones((32, 64, 96), np.float32)
+    sample += np.random.default_rng(4).normal(0, 0.05, sample.shape).astype(np.float32)
+    volume = ts.image_and_reconstruct(sample, 10.0, 320.0, CLEAN, np.random.default_rng(0))
+    # Were there nothing beyond, tilted rays would miss it near the left and right edges.
+    profile = volume.mean(axis=(0, 1))
+    assert np.abs(profile - np.median(profile)).max() < 0.3
