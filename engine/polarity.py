@@ -2,20 +2,10 @@
 
 Density is rare and stands out: membranes, filaments and ribosomes lie in a larger volume of cytosol. Once noise
 is smoothed away and slow gradients of thickness are taken out, the tail of the grey values points to where density
-lies, dark (negative skewness) or bright (positive). The skewness was measured on what published data there is:
+lies, dark (negative skewness) or bright (positive); images turned over give the same number with the other sign.
 
-=================================================  ================
-dark, 24 slices of membranes in cells (real)       -1.11 to -0.12
-dark, 20 × 30 × 40 and 16³ crops (real)            -0.19, -0.47
-bright, one microtubule and a gold bead (real)     +0.66
-dark, four volumes of macromolecules (simulated)   -0.43 to -0.19
-dark, vesicles (simulated)                         -2.23
-not known, 27 × 32 × 22 crop and 100³ (real)       +0.08, -0.03
-=================================================  ================
-
-Images turned over give the same number with the other sign. At the limit of 0.2 none of them is called by the wrong
-name, and one in ten is not called at all. There is a single real bright volume among them, and no whole cell: that is
-evidence for a warning, not for turning a volume over.
+The limit was set on the few published volumes whose polarity is known; the tests call them again. There is a single
+real bright volume among them, and no whole cell: that is evidence for a warning, not for turning a volume over.
 """
 
 from __future__ import annotations

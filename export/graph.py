@@ -41,8 +41,7 @@ class DeployedNetwork(nn.Module):
         """Return ``labels`` and ``scores``, as the module says.
 
         Labels are the argmax of the logits, the first of equals. The softmax is spelled out, and rounding is a cast
-        of p × 255 + ½: at 512 × 512 and six classes ONNX Runtime takes 2 ms for them on two cores, but 120 ms for
-        its operators Softmax, which transposes the logits, and Round.
+        of p × 255 + ½, because ONNX Runtime's Softmax over the class axis transposes the logits.
         """
         normalised = (slices - mean[:, None, None]) * rstd[:, None, None]
         count = slices.shape[0] - 2 * self._context

@@ -53,11 +53,11 @@ class FitConfiguration:
         network: the U-Net's size.
         sampling: how crops are chosen and varied.
         steps: optimiser steps.
-        batch_size: crops a step. 8 crops of 256 × 256 are the fastest on a CPU: 16 spend their time on fresh memory.
+        batch_size: crops a step.
         learning_rate: the highest of the one-cycle schedule: a rise over the first tenth, then half a cosine to 0.
         weight_decay: AdamW's.
         class_weights: weights of the cross-entropy, background first; equal if None.
-        precision: ``bf16`` (mixed; twice as fast as FP32 on a CPU with AVX512-BF16 or AMX) or ``fp32``.
+        precision: ``bf16`` (mixed; for CPUs with AVX512-BF16 or AMX, and GPUs) or ``fp32``.
         seed: decides the initial weights and every crop.
         interval: steps between validations; each writes a line of the log and a checkpoint.
 
@@ -189,7 +189,7 @@ class _Task(lightning.LightningModule):
 
     def __init__(self, network: UNet, configuration: FitConfiguration) -> None:
         super().__init__()
-        # A layout of its own: oneDNN's convolutions are 1.4 times as fast on channels-last tensors.
+        # A layout of its own: oneDNN's convolutions are faster on channels-last tensors.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._configuration = configuration
         weights = configuration.class_weights
@@ -342,7 +342,7 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Lightning's own use of a deprecated torch type.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
-        # Crops cost a millisecond or two: worker processes would only take the cores from the network.
+        # Crops cost little: worker processes would only take the cores from the network.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         try:
             for logger in loggers:

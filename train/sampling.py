@@ -1,6 +1,6 @@
 """Training samples: crops of labelled volumes, varied as tomograms vary.
 
-numpy alone, a few milliseconds a crop: two cores train on about ten crops a second, and sampling shares them.
+numpy alone, and as little of it as can be: sampling shares the cores with the training.
 """
 
 from __future__ import annotations

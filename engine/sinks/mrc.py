@@ -188,7 +188,7 @@ class LabelVolume(_MrcVolume):
             ParameterError: the run reaches outside the volume or has slices of another shape.
             OutputError: the disk is full or the file cannot be written.
         """
-        # A view costs nothing, the look-up about a nanosecond a voxel.
+        # A view costs nothing; the look-up copies.
         self._write_values(start, labels.view(np.int8) if self._as_it_is else np.take(self._lookup, labels))
 
 
