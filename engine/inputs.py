@@ -3,8 +3,9 @@
 * A **file** is taken as it stands, whatever its name, unless it is an output of an earlier run: a
   ``<tomogram>__<Feature>.mrc`` that the ``<tomogram>__labels.json`` beside it lists. So ``*.mrc`` can be run twice.
 * A **folder** gives the tomograms in it, sorted by name, without its subfolders: ``.mrc``, ``.rec``, ``.map``,
-  ``.tif`` and ``.tiff``, the MRC ones also as ``.gz`` and ``.bz2``. Left out are hidden files, names with ``__`` (label
-  volumes, of tomoscribe, Ais, easymode) and names that end in ``_EVN`` or ``_ODD``, also before ``_Vol`` (half maps).
+  ``.hdf``, ``.tif`` and ``.tiff``, the MRC ones also as ``.gz`` and ``.bz2``. Left out are hidden files, names with
+  ``__`` (label volumes, of tomoscribe, Ais, easymode) and names that end in ``_EVN`` or ``_ODD``, also before ``_Vol``
+  (half maps).
   Tilt series (``.st``, ``.ali``, ``.preali``, ``.mrcs``) are not looked for. A ``.zarr`` counts as a file here.
 * A **pattern** (``"*/*.mrc"``, quoted; ``**`` goes any depth) gives the files that match, sorted, less the same ones.
 * A **list** (``.txt``) has a file, folder or pattern a line, relative to the list; ``#`` starts a comment line.
@@ -28,8 +29,8 @@ from tomoscribe.engine.errors import ParameterError, TomogramNotFoundError, Tomo
 __all__ = ["FoundTomograms", "check_output_names", "find_tomograms", "tomogram_stem"]
 
 COMPRESSIONS = (".gz", ".bz2")
-TIFF_EXTENSIONS = (".tif", ".tiff")
-TOMOGRAM_EXTENSIONS = (".mrc", ".rec", ".map", *TIFF_EXTENSIONS)
+UNCOMPRESSED_EXTENSIONS = (".hdf", ".tif", ".tiff")
+TOMOGRAM_EXTENSIONS = (".mrc", ".rec", ".map", *UNCOMPRESSED_EXTENSIONS)
 STACK_EXTENSIONS = (".st", ".ali", ".preali", ".mrcs")
 HALF_MAP = re.compile(r"_(EVN|ODD)(_Vol)?$")
 
@@ -165,7 +166,7 @@ def _expand_pattern(pattern: Path, folder: Path) -> Iterator[tuple[Path, bool]]:
 def _looks_like_tomogram(path: Path) -> bool:
     name = path.name.lower()
     compressed = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
-    known = tuple(e for e in TOMOGRAM_EXTENSIONS if not (compressed and e in TIFF_EXTENSIONS))
+    known = tuple(e for e in TOMOGRAM_EXTENSIONS if not (compressed and e in UNCOMPRESSED_EXTENSIONS))
     return name.removesuffix(compressed).endswith(known) and not name.startswith(".") and path.is_file()
 
 

@@ -1,4 +1,4 @@
-"""Labels and class scores as MRC volumes that lie exactly where their tomogram lies."""
+"""Labels, class scores and other values as MRC volumes that lie exactly where their tomogram lies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tomoscribe.engine.errors import OutputError, ParameterError
 from tomoscribe.engine.tomogram.contract import Geometry
 from tomoscribe.engine.tomogram.mrc_header import HEADER_SIZE, MODE_DTYPES, exchange_axes, pack_imod_flags
 
-__all__ = ["ClassVolume", "LabelVolume"]
+__all__ = ["ClassVolume", "LabelVolume", "ValueVolume", "mrc_dtype"]
 
 _LARGEST_INT8 = 127
 _TEXT_LINES = 10
@@ -224,6 +224,41 @@ class ClassVolume(_MrcVolume):
         self._write_values(start, (scores[:, self._label] >> 1).view(np.int8))
 
 
+class ValueVolume(_MrcVolume):
+    """Values as they are, in the MRC mode of their type."""
+
+    def __init__(self, path: Path | str, geometry: Geometry, dtype: np.dtype[np.generic], *, provenance: str) -> None:
+        """Create the file under its temporary name.
+
+        Args:
+            path: the file that is there after `commit`.
+            geometry: of the volume.
+            dtype: of the values, one that `mrc_dtype` returns.
+            provenance: the header's text.
+
+        Raises:
+            OutputError: the file cannot be created.
+        """
+        modes = {np.dtype(name): mode for mode, name in MODE_DTYPES.items()}
+        super().__init__(path, geometry, modes[np.dtype(dtype)], [provenance])
+
+    def write(self, start: int, values: NDArray[np.generic]) -> None:
+        """Write a run of slices ``(n, y, x)`` of the volume's dtype, the first at z = `start`.
+
+        Raises:
+            ParameterError: the run reaches outside the volume or has slices of another shape.
+            OutputError: the disk is full or the file cannot be written.
+        """
+        self._write_values(start, values)
+
+
+def mrc_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Return the type in which an MRC file holds values: their own, else int16 for uint8, else float32."""
+    if dtype in [np.dtype(name) for name in MODE_DTYPES.values()]:
+        return dtype
+    return np.dtype(np.int16 if dtype == np.uint8 else np.float32)
+
+
 class _Statistics:
     """Sums over the values that were written, which no one has to read again for the header."""
 
@@ -235,10 +270,11 @@ class _Statistics:
         self._largest = -math.inf
 
     def add(self, values: NDArray[np.generic]) -> None:
-        """Count values ``(n, y, x)`` from 0 to 255."""
+        """Count values ``(n, y, x)``."""
+        # float32 lets BLAS square and sum bytes at memory speed, and one slice is short enough not to lose digits.
+        dtype = np.float32 if values.dtype.itemsize == 1 else np.float64
         for slice_values in values:
-            # float32 lets BLAS square and sum at memory speed, and one slice is short enough not to lose digits.
-            floats = slice_values.ravel().astype(np.float32)
+            floats = slice_values.ravel().astype(dtype)
             self._count += floats.size
             self._sum += float(floats.sum())
             self._sum_of_squares += float(floats @ floats)

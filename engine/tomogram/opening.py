@@ -16,8 +16,8 @@ from tomoscribe.engine.tomogram.mrc_header import HEADER_SIZE
 __all__ = ["open_tomogram"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _OTHER_MAGIC = {
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
     b"\x93NUMPY": "a NumPy file",
     b"PK\x03\x04": "a ZIP archive",
     b"\xfd7zXZ": "an xz archive",
@@ -35,7 +35,7 @@ def open_tomogram(
     """Open a tomogram; only the header is read.
 
     Read are MRC files (modes 0, 1, 2, 6 and 12, either byte order, with or without an extended header, plain, gzip or
-    bzip2) and TIFF stacks. The content decides which, not the name.
+    bzip2), TIFF stacks and EMAN2's HDF5 files (where h5py is installed). The content decides which, not the name.
 
     Args:
         path: the file.
@@ -67,6 +67,10 @@ def open_tomogram(
         from tomoscribe.engine.tomogram.tiff import TiffTomogram
 
         return TiffTomogram(path, voxel_size=voxel_size, axes=axes)
+    if start.startswith(_HDF5_MAGIC):
+        from tomoscribe.engine.tomogram.hdf import HdfTomogram
+
+        return HdfTomogram(path, voxel_size=voxel_size, axes=axes)
     compression = compression_of(start)
     if compression is not None:
         start = read_start(path, compression, HEADER_SIZE)
@@ -102,6 +106,6 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
     kind = kind or _OTHER_SUFFIXES.get(path.suffix.lower())
     if kind is not None:
         raise TomogramFormatError(
-            f"{path}: expected MRC (plain, gzip or bzip2) or a TIFF stack, found {kind}; convert it to MRC, "
-            "for example with IMOD's newstack or the Python package mrcfile"
+            f"{path}: expected MRC (plain, gzip or bzip2), a TIFF stack or EMAN2's HDF5, found {kind}; convert it "
+            "to MRC, for example with IMOD's newstack or the Python package mrcfile"
         )

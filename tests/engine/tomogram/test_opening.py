@@ -34,7 +34,6 @@ def test_options_are_checked(write_mrc, volume, options):
         ("a.mrc", b"", "empty file"),
         ("a.mrc", b"../2d.mrc", "header of 1024 bytes, found 9 bytes"),
         ("a.mrc", b"a line of text\n" * 100, "found neither"),
-        ("a.mrc", b"\x89HDF\r\n\x1a\n" + bytes(2000), "an HDF5 file"),
         ("a.mrc", b"\x93NUMPY" + bytes(2000), "a NumPy file"),
         ("a.em", bytes(2000), "an EM file"),
         ("a.DM4", b"\0\0\0\4" + bytes(2000), "a DigitalMicrograph file"),

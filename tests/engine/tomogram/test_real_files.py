@@ -38,7 +38,7 @@ REFUSED = {
     "odd/input_omezarr.zarr": "OME-Zarr",
     "odd/symlink_text_9bytes.mrc": "found 9 bytes",
     "odd/too_long_mode0.mrc": "the size of mode 2",
-    "simulated/deepfinder_tomo1_data.h5": "an HDF5 file",
+    "simulated/deepfinder_tomo1_data.h5": "an HDF5 file with dataset",
 }
 
 
