@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tomoscribe.cli.dataset import dataset
 from tomoscribe.cli.demo import demo
+from tomoscribe.cli.evaluate import evaluate
 from tomoscribe.cli.export import export
 from tomoscribe.cli.failure import INTERRUPTED, describe, exit_status, print_error
 from tomoscribe.cli.phantom import phantom
@@ -67,7 +69,9 @@ def options(
 app.command("segment", no_args_is_help=True, epilog=EPILOG)(segment)
 app.command("picture", no_args_is_help=True)(picture)
 app.command("phantom", no_args_is_help=True)(phantom)
+app.add_typer(dataset, name="dataset", no_args_is_help=True)
 app.command("train", no_args_is_help=True)(train)
+app.add_typer(evaluate, name="evaluate", no_args_is_help=True)
 app.command("export", no_args_is_help=True)(export)
 app.command("demo")(demo)
 

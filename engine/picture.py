@@ -20,7 +20,7 @@ from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.engine.tomogram.contract import Tomogram
 
-__all__ = ["draw_overview"]
+__all__ = ["draw_overview", "grey_panel", "overlay_panel"]
 
 MARGIN, GAP = 28, 14
 PANEL_WIDTH, XY_HEIGHT, XZ_HEIGHT = 720, 960, 480
@@ -83,8 +83,8 @@ def draw_overview(
 
     rows = []
     for values, label in ((grey.xy, numbers.xy), (grey.xz, numbers.xz)):
-        plain = _grey_panel(values, float(low), float(high), scale)
-        rows.append((plain, _overlay_panel(plain, label, class_map)))
+        plain = grey_panel(values, float(low), float(high), scale)
+        rows.append((plain, overlay_panel(plain, label, class_map)))
     _draw_scale_bar(rows[0][0], tomogram.geometry.voxel_size[0], scale)
 
     shown = [c for c in class_map.classes if (numbers.xy == c.number).any() or (numbers.xz == c.number).any()]
@@ -109,7 +109,8 @@ def _read_sections(volume: Tomogram, dtype: np.dtype[np.generic]) -> _Sections:
     return _Sections(xy, xz)
 
 
-def _grey_panel(values: NDArray[np.generic], low: float, high: float, scale: float) -> Panel:
+def grey_panel(values: NDArray[np.generic], low: float, high: float, scale: float) -> Panel:
+    """Return a section ``(rows, columns)`` as an RGB picture, `low` black and `high` white, enlarged by `scale`."""
     span = max(high - low, 1e-30)
     stretched = np.nan_to_num((values.astype(np.float32) - low) / span, nan=0.0)
     image = Image.fromarray((np.clip(stretched, 0, 1) * 255).astype(np.uint8))
@@ -118,8 +119,11 @@ def _grey_panel(values: NDArray[np.generic], low: float, high: float, scale: flo
     return image.resize(_scaled(values, scale), how).convert("RGB")
 
 
-def _overlay_panel(plain: Panel, labels: NDArray[np.generic], class_map: ClassMap) -> Panel:
-    """Tint what is labelled and draw its outline in full colour, at the picture's resolution."""
+def overlay_panel(plain: Panel, labels: NDArray[np.generic], class_map: ClassMap) -> Panel:
+    """Return a picture of a section with its labels, ``(rows, columns)`` before the picture was enlarged.
+
+    What is labelled is tinted, and its outline drawn in full colour at the picture's resolution.
+    """
     numbers = np.asarray(Image.fromarray(labels.astype(np.uint8)).resize(plain.size, Image.Resampling.NEAREST))
     palette = np.zeros((256, 3), np.float32)
     for label_class in class_map.classes:

@@ -49,4 +49,4 @@ def check_values(content: Any, model: type[Model], source: str) -> Model:  # noq
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         found = f", found {first['input']!r}" if not isinstance(first["input"], dict | list) else ""
-        raise ParameterError(f"{source}: {key}: {first['msg']}{found}{more}") from error
+        raise ParameterError(f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{found}{more}") from error

@@ -1,0 +1,1 @@
+"""Datasets: tomograms and their annotations become normalised images with labels, on disk."""

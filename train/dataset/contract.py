@@ -24,24 +24,23 @@ class DatasetError(TomoscribeError, ValueError):
 
 
 class LabelledImages(Protocol):
-    """Numbered images with their labels; an image is one tile of one slice.
-
-    Attributes:
-        class_map: what the labels mean; a class map of 254 classes at most, because `IGNORE` is none.
-        tile: height and width of an image in pixels.
-        voxel_size: the smallest and the largest of the tomograms, Å.
-        counts: ``(images, classes)`` int64, the voxels of each image by label, background first; voxels that are
-            ignored are not counted.
-    """
+    """Numbered images with their labels; an image is one tile of one slice."""
 
     @property
-    def class_map(self) -> ClassMap: ...
+    def class_map(self) -> ClassMap:
+        """What the labels mean; 254 classes at most, because `IGNORE` is none."""
+
     @property
-    def tile(self) -> int: ...
+    def tile(self) -> int:
+        """Height and width of an image in pixels."""
+
     @property
-    def voxel_size(self) -> tuple[float, float]: ...
+    def voxel_size(self) -> tuple[float, float]:
+        """The smallest and the largest of the tomograms, Å."""
+
     @property
-    def counts(self) -> NDArray[np.int64]: ...
+    def counts(self) -> NDArray[np.int64]:
+        """``(images, classes)``: the voxels of each image by label, background first; ignored ones are not counted."""
 
     def numbers(self, split: str) -> NDArray[np.int64]:
         """Return the numbers of the images of a split (`SPLITS`), ascending."""
