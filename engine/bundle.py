@@ -5,6 +5,7 @@
     mymodel/
       model.json         format version, specification, artifacts with their sha256, parity, training
       model.fp32.onnx    the network in the graph contract
+      checkpoint.safetensors   the checkpoint that it was made from, to train it further
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.engine.errors import BundleError, ParameterError
 from tomoscribe.engine.replacing import replacing
 
-__all__ = ["MODEL_FILE", "Artifact", "Bundle", "ModelSpecification", "default_bundle"]
+__all__ = ["CHECKPOINT", "MODEL_FILE", "Artifact", "Bundle", "ModelSpecification", "default_bundle"]
 
 MODEL_FILE = "model.json"
+CHECKPOINT = "checkpoint"
+"""The artifact that is not for the engine: the weights as training keeps them. Older bundles have none."""
+
 _FORMAT = "tomoscribe-bundle"
 _FORMAT_VERSION = 1
 _POLARITIES = ("dark", "bright")
@@ -144,7 +148,7 @@ class Bundle:
     Attributes:
         path: the folder.
         specification: what the engine has to know.
-        artifacts: the network's files by precision, such as ``fp32``.
+        artifacts: the network's files by precision, such as ``fp32``, and its `CHECKPOINT`.
         parity: how far the artifacts are from the network that was trained.
         training: where the weights come from.
     """

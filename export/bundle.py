@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from tomoscribe.engine.bundle import MODEL_FILE, Artifact, Bundle
+from tomoscribe.engine.bundle import CHECKPOINT, MODEL_FILE, Artifact, Bundle
 from tomoscribe.engine.errors import OutputError, OutputExistsError
 from tomoscribe.export.graph import to_onnx
 from tomoscribe.export.parity import measure_parity
@@ -17,12 +17,14 @@ from tomoscribe.train.checkpoint import Checkpoint, load_checkpoint
 __all__ = ["export_bundle"]
 
 _FP32_FILE = "model.fp32.onnx"
+_CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def export_bundle(checkpoint: Path, output: Path, *, overwrite: bool = False) -> Bundle:
     """Write the bundle of a checkpoint, if its graph in ONNX Runtime answers as the network does in PyTorch.
 
-    The folder is made under a temporary name beside its place and renamed when it is complete.
+    The bundle brings the checkpoint with it, so that a training can start from it. The folder is made under a
+    temporary name beside its place and renamed when it is complete.
 
     Args:
         checkpoint: what ``tomoscribe train`` wrote.
@@ -41,7 +43,8 @@ def export_bundle(checkpoint: Path, output: Path, *, overwrite: bool = False) ->
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
-        _write(beside, trained, Artifact.of(checkpoint))
+        shutil.copyfile(checkpoint, beside / _CHECKPOINT_FILE)
+        _write(beside, trained, checkpoint.name)
         _replace(beside, output)
     except OutputError:
         raise
@@ -52,15 +55,15 @@ def export_bundle(checkpoint: Path, output: Path, *, overwrite: bool = False) ->
     return Bundle.load(output)
 
 
-def _write(folder: Path, trained: Checkpoint, source: Artifact) -> None:
-    artifact = folder / _FP32_FILE
+def _write(folder: Path, trained: Checkpoint, source: str) -> None:
+    artifact, checkpoint = folder / _FP32_FILE, Artifact.of(folder / _CHECKPOINT_FILE)
     onnx.save(to_onnx(trained.network, trained.specification), artifact)
     Bundle(
         path=folder,
         specification=trained.specification,
-        artifacts={"fp32": Artifact.of(artifact)},
+        artifacts={"fp32": Artifact.of(artifact), CHECKPOINT: checkpoint},
         parity={"fp32": measure_parity(trained.network, artifact)},
-        training={**trained.training, "checkpoint": {"file": source.file, "sha256": source.sha256}},
+        training={**trained.training, "checkpoint": {"file": source, "sha256": checkpoint.sha256}},
     ).write()
 
 

@@ -1,220 +1,116 @@
-"""Training samples: crops of labelled volumes, varied as tomograms vary.
+"""Training samples: crops of a dataset's images, in balance between the classes.
 
 numpy alone, and as little of it as can be: sampling shares the cores with the training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoscribe.engine.errors import ParameterError
-from tomoscribe.engine.intensity import intensity_of
-from tomoscribe.engine.tiles import reflected
+from tomoscribe.train.dataset.contract import DatasetError, LabelledImages
 
-__all__ = ["CropSampler", "NormalisedVolume", "SamplingConfiguration", "TrainingVolume"]
-
-_POSITIONS_OF_A_SLICE = 64  # voxels of a class remembered in each slice, for crops that contain the class
-
-
-@dataclass(frozen=True)
-class TrainingVolume:
-    """A tomogram with its truth, in memory.
-
-    Attributes:
-        intensity: ``(z, y, x)`` float16 or float32, in the file's own units, dark density on light.
-        labels: ``(z, y, x)`` uint8, 0 is background.
-        voxel_size: Å.
-
-    Raises:
-        ParameterError: the two arrays are not of one shape of three axes, or the voxel size is not positive.
-    """
-
-    intensity: NDArray[np.floating]
-    labels: NDArray[np.uint8]
-    voxel_size: float
-
-    def __post_init__(self) -> None:
-        if self.intensity.ndim != 3 or self.intensity.shape != self.labels.shape or not self.intensity.size:
-            raise ParameterError(
-                f"training volume: expected intensity and labels of one shape (z, y, x), "
-                f"found {self.intensity.shape} and {self.labels.shape}"
-            )
-        if self.labels.dtype != np.uint8:
-            raise ParameterError(f"training volume: expected uint8 labels, found {self.labels.dtype}")
-        if not self.voxel_size > 0:
-            raise ParameterError(f"training volume: expected a voxel size in Å, found {self.voxel_size}")
-
-
-class NormalisedVolume:
-    """Reads windows of a training volume as the network sees them in the engine.
-
-    Normalised with the volume's own mean and standard deviation, measured as the engine measures them; context
-    slices outside the volume repeat its first or last slice; pixels outside a slice are its reflection.
-    """
-
-    def __init__(self, volume: TrainingVolume, context: int) -> None:
-        self.volume = volume
-        self._context = context
-        mean, rstd = intensity_of(volume.intensity).mean_and_rstd(1)
-        self._mean, self._rstd = mean[0], rstd[0]
-
-    def window(
-        self, z: int, top: int, left: int, size: tuple[int, int]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return ``(2k + 1, h, w)`` float32 normalised slices around z, and the ``(h, w)`` uint8 labels of slice z."""
-        depth, height, width = self.volume.labels.shape
-        rows = _pixels(top, size[0], height)
-        columns = _pixels(left, size[1], width)
-        slices = np.empty((2 * self._context + 1, *size), np.float32)
-        for offset, out in enumerate(slices, -self._context):
-            source = self.volume.intensity[min(max(z + offset, 0), depth - 1)]
-            np.subtract(source[rows][:, columns], self._mean, out=out, dtype=np.float32)
-        slices *= self._rstd
-        return slices, np.ascontiguousarray(self.volume.labels[z][rows][:, columns])
-
-
-@dataclass(frozen=True)
-class SamplingConfiguration:
-    """How crops are chosen and varied; intensities are in standard deviations of the tomogram.
-
-    Attributes:
-        crop: height and width of a crop in pixels.
-        foreground_share: share of the crops that contain a foreground class chosen evenly from those there are.
-        contrast: standard deviation of the logarithm of the contrast.
-        brightness: standard deviation of the brightness.
-        noise: largest standard deviation of the noise that is added to half of the crops.
-        smoothing_share: share of the crops that are smoothed with a 3×3 binomial filter.
-        repeat_share: share of the crops whose context slices are replaced by the slice itself, which is what a
-            single image looks like.
-
-    Raises:
-        ParameterError: a share outside 0 to 1, or a value below 0.
-    """
-
-    crop: int = 256
-    foreground_share: float = 0.5
-    contrast: float = 0.15
-    brightness: float = 0.15
-    noise: float = 0.4
-    smoothing_share: float = 0.2
-    repeat_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.crop < 1:
-            raise ParameterError(f"crop: expected pixels, found {self.crop}")
-        for name in ("foreground_share", "smoothing_share", "repeat_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ParameterError(f"{name}: expected a share from 0 to 1, found {getattr(self, name)}")
-        for name in ("contrast", "brightness", "noise"):
-            if not getattr(self, name) >= 0:
-                raise ParameterError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+__all__ = ["CropSampler", "StepNumbers"]
 
 
 class CropSampler:
-    """An endless numbered series of training samples; a number and the seed decide a sample wholly.
+    """An endless numbered series of crops of the train split; a number and the seed decide a crop wholly.
+
+    Of the first n samples floor(n · `foreground_share`) contain a foreground class, which is chosen evenly from those
+    that the split has; the image is chosen evenly from those that have the class, and a voxel of the class evenly
+    from the image's. The other samples go through the images in a new random order every epoch.
 
     Args:
-        volumes: what the crops are taken from.
-        configuration: how.
+        images: the dataset.
+        crop: height and width of a crop in pixels.
+        foreground_share: see above; 0 to 1.
         context: context slices on each side, k.
         seed: makes another series.
 
     Raises:
-        ParameterError: there are no volumes.
-        IntensityError: a volume is constant or not finite.
+        DatasetError: the train split is empty.
+        ParameterError: the crop is larger than an image.
     """
 
-    def __init__(
-        self, volumes: Sequence[TrainingVolume], configuration: SamplingConfiguration, context: int, seed: int
-    ) -> None:
-        if not volumes:
-            raise ParameterError("training volumes: expected one at least, found none")
-        self._volumes = [NormalisedVolume(volume, context) for volume in volumes]
-        self._configuration = configuration
+    def __init__(self, images: LabelledImages, *, crop: int, foreground_share: float, context: int, seed: int) -> None:
+        self._images = images
+        self._crop = crop
+        self._context = context
         self._seed = seed
-        voxels = np.array([volume.labels.size for volume in volumes], np.float64)
-        self._shares = voxels / voxels.sum()
-        self._positions = _positions_by_class(volumes, np.random.default_rng(seed))
+        self._numbers = images.numbers("train")
+        if not len(self._numbers):
+            raise DatasetError("dataset: its train split has no images; build it with other shares")
+        if not 0 < crop <= images.tile:
+            raise ParameterError(f"crop: expected 1 to {images.tile}, the size of the dataset's images, found {crop}")
+        there = images.counts[self._numbers, 1:] > 0
+        self._images_of = {int(c) + 1: self._numbers[there[:, c]] for c in np.flatnonzero(there.any(axis=0))}
+        self._foreground_share = foreground_share if self._images_of else 0.0
+        self._epoch = -1
+        self._order = self._numbers
 
-    def sample(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return sample `number`: ``(2k + 1, crop, crop)`` float32 slices and ``(crop, crop)`` uint8 labels."""
+    def __getitem__(self, number: int) -> tuple[int, NDArray[np.float32], NDArray[np.uint8]]:
+        """Return the number, ``(2k + 1, crop, crop)`` float32 slices and ``(crop, crop)`` uint8 labels.
+
+        Raises:
+            DatasetError: the dataset has fewer context slices, or its files are damaged.
+        """
         random = np.random.default_rng((self._seed, number))
-        crop = self._configuration.crop
-        index, z, top, left = self._place(random)
-        slices, labels = self._volumes[index].window(z, top, left, (crop, crop))
-        return _vary(slices, labels, self._configuration, random)
+        balanced = self._balanced_before(number)
+        if self._balanced_before(number + 1) > balanced:
+            label: int | None
+            label, candidates = list(self._images_of.items())[random.integers(len(self._images_of))]
+            image = int(random.choice(candidates))
+        else:
+            label = None
+            image = self._next_image(number - balanced)
+        slices, labels = self._images.read(image, self._context)
+        top, left = self._corner(labels, label, random)
+        rows, columns = slice(top, top + self._crop), slice(left, left + self._crop)
+        return number, slices[:, rows, columns], labels[rows, columns]
 
-    def _place(self, random: np.random.Generator) -> tuple[int, int, int, int]:
-        """Return which volume, which slice, and the crop's first row and column."""
-        crop = self._configuration.crop
-        if self._positions and random.random() < self._configuration.foreground_share:
-            positions = self._positions[random.integers(len(self._positions))]
-            index, z, y, x = (int(value) for value in positions[random.integers(len(positions))])
-            _, height, width = self._volumes[index].volume.labels.shape
-            top, left = (
-                min(max(at - int(random.integers(crop)), 0), max(length - crop, 0))
-                for at, length in ((y, height), (x, width))
-            )
-            return index, z, top, left
-        index = int(random.choice(len(self._shares), p=self._shares))
-        depth, height, width = self._volumes[index].volume.labels.shape
-        z = int(random.integers(depth))
-        top, left = (int(random.integers(max(length - crop, 0) + 1)) for length in (height, width))
-        return index, z, top, left
+    def _balanced_before(self, number: int) -> int:
+        return int(number * self._foreground_share)
 
+    def _next_image(self, position: int) -> int:
+        epoch, place = divmod(position, len(self._numbers))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self._seed, epoch, len(self._numbers))).permutation(self._numbers)
+            self._epoch = epoch
+        return int(self._order[place])
 
-def _positions_by_class(volumes: Sequence[TrainingVolume], random: np.random.Generator) -> list[NDArray[np.int32]]:
-    """Return for each foreground class that there is ``(n, 4)`` positions: volume, z, y, x."""
-    found: dict[int, list[NDArray[np.int32]]] = {}
-    for index, volume in enumerate(volumes):
-        for z, labels in enumerate(volume.labels):
-            for label in np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1:
-                flat = np.flatnonzero(labels == label)
-                flat = random.choice(flat, min(len(flat), _POSITIONS_OF_A_SLICE), replace=False)
-                y, x = np.unravel_index(flat, labels.shape)
-                where = [np.full_like(y, index), np.full_like(y, z), y, x]
-                found.setdefault(int(label), []).append(np.stack(where, axis=1).astype(np.int32))
-    return [np.concatenate(found[label]) for label in sorted(found)]
+    def _corner(self, labels: NDArray[np.uint8], label: int | None, random: np.random.Generator) -> tuple[int, int]:
+        """Return a crop's first row and column; evenly from those that contain a voxel of the label, chosen evenly."""
+        room = self._images.tile - self._crop
+        if label is None or not room:
+            return int(random.integers(room + 1)), int(random.integers(room + 1))
+        y, x = divmod(int(random.choice(np.flatnonzero(labels == label))), labels.shape[1])
+        first = [(max(at - self._crop + 1, 0), min(at, room)) for at in (y, x)]
+        return int(random.integers(first[0][0], first[0][1] + 1)), int(random.integers(first[1][0], first[1][1] + 1))
 
 
-def _vary(
-    slices: NDArray[np.float32], labels: NDArray[np.uint8], how: SamplingConfiguration, random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Turn, mirror and change a crop's intensities; the arrays that go in are not used again."""
-    if random.random() < how.repeat_share:
-        slices[:] = slices[len(slices) // 2].copy()
-    if random.random() < 0.5:
-        slices = slices[::-1]
-    if random.random() < 0.5:
-        slices, labels = slices[..., ::-1], labels[..., ::-1]
-    turns = int(random.integers(4))
-    slices, labels = np.rot90(slices, turns, axes=(1, 2)), np.rot90(labels, turns)
-    slices = np.ascontiguousarray(slices)
-    if random.random() < how.smoothing_share:
-        slices = _smoothed(slices)
-    slices *= np.float32(np.exp(random.normal(0.0, how.contrast)))
-    slices += np.float32(random.normal(0.0, how.brightness))
-    if random.random() < 0.5:
-        slices += np.float32(random.uniform(0.0, how.noise)) * random.standard_normal(slices.shape, np.float32)
-    return slices, np.ascontiguousarray(labels)
+@dataclass(frozen=True)
+class StepNumbers:
+    """The numbers of the samples of each step on one device; step s of w devices has the batches s·w to s·w + w − 1.
 
+    Attributes:
+        batch_size: samples a step on each device.
+        first: the step to begin with, from 0.
+        steps: the step to end before.
+        rank: which device.
+        devices: how many.
+    """
 
-def _smoothed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return slices convolved with (1, 2, 1) / 4 along y and x, the edges repeated."""
-    for axis in (1, 2):
-        width = [(0, 0)] * 3
-        width[axis] = (1, 1)
-        padded = np.moveaxis(np.pad(slices, width, mode="edge"), axis, 0)
-        mixed = (padded[:-2] + padded[2:] + padded[1:-1] * np.float32(2)) * np.float32(0.25)
-        slices = np.moveaxis(mixed, 0, axis)
-    return np.ascontiguousarray(slices)
+    batch_size: int
+    first: int
+    steps: int
+    rank: int = 0
+    devices: int = 1
 
-
-def _pixels(start: int, count: int, length: int) -> slice | NDArray[np.intp]:
-    """Return `count` positions from `start`; past the end they turn back, as where the engine pads a slice."""
-    # A slice is read in place; positions cost a copy.
-    return slice(start, start + count) if start + count <= length else reflected(start, count, length)
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.steps):
+            start = (step * self.devices + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))

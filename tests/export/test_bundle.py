@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tomoscribe.engine.bundle import MODEL_FILE, Bundle
+from tomoscribe.engine.bundle import CHECKPOINT, MODEL_FILE, Bundle
 from tomoscribe.engine.errors import BundleError, OutputError, OutputExistsError
 from tomoscribe.export import ParityError, export_bundle
 from tomoscribe.export import bundle as export_module
@@ -50,7 +50,12 @@ def test_a_bundle_holds_the_graph_and_says_all_of_it(checkpoint_file, model, tmp
     sha256 = hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()
     assert loaded.training == {"step": 3, "checkpoint": {"file": checkpoint_file.name, "sha256": sha256}}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
-    assert sorted(path.name for path in loaded.path.iterdir()) == ["model.fp32.onnx", MODEL_FILE]
+    assert loaded.artifact_path(CHECKPOINT).read_bytes() == checkpoint_file.read_bytes()
+    assert sorted(path.name for path in loaded.path.iterdir()) == [
+        "checkpoint.safetensors",
+        "model.fp32.onnx",
+        MODEL_FILE,
+    ]
 
 
 @pytest.mark.parametrize("change", [lambda w: w + np.float32(0.02), lambda w: w[::-1], lambda w: w * np.nan])

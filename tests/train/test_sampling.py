@@ -1,193 +1,160 @@
-"""Training samples: windows as the engine sees them, crops in balance, image and truth varied together."""
+"""Training samples: decided by number and seed, in balance between the classes, every image once an epoch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tomoscribe.engine.class_map import ClassMap, LabelClass
 from tomoscribe.engine.errors import ParameterError
-from tomoscribe.engine.intensity import intensity_of
-from tomoscribe.engine.tiles import TilePlan
-from tomoscribe.train.sampling import CropSampler, NormalisedVolume, SamplingConfiguration, TrainingVolume
+from tomoscribe.train.dataset.contract import IGNORE, DatasetError
+from tomoscribe.train.sampling import CropSampler, StepNumbers
 
-UNVARIED = SamplingConfiguration(
-    crop=16, foreground_share=0, contrast=0, brightness=0, noise=0, smoothing_share=0, repeat_share=0
-)
+TILE = 12
 
 
-def volume(shape=(5, 40, 30), seed=0, labels=None):
-    random = np.random.default_rng(seed)
-    if labels is None:
-        labels = random.integers(0, 3, shape).astype(np.uint8)
-    return TrainingVolume((100 + 20 * random.standard_normal(shape)).astype(np.float32), labels, 10.0)
+class Numbered:
+    """Images whose pixels tell where they come from: number · 1000 + row · 20 + column; context c adds c / 100."""
+
+    class_map = ClassMap((LabelClass(1, "one", (1, 2, 3)), LabelClass(2, "two", (1, 2, 3))))
+    tile = TILE
+    voxel_size = (10.0, 10.0)
+
+    def __init__(self, labels, train=None):
+        self.labels = np.asarray(labels, np.uint8)
+        self.counts = np.stack([[(image == c).sum() for c in range(3)] for image in self.labels])
+        self.train = range(len(self.labels)) if train is None else train
+
+    def numbers(self, split):
+        return np.array(list(self.train) if split == "train" else [], np.int64)
+
+    def read(self, number, context):
+        rows, columns = np.mgrid[:TILE, :TILE]
+        offsets = np.arange(-context, context + 1)[:, None, None] / 100
+        return (number * 1000 + rows * 20 + columns + offsets).astype(np.float32), self.labels[number].copy()
 
 
-def reflected(position, length):
-    while position >= length:
-        position = 2 * length - 1 - position if position < 2 * length else position - 2 * length
-    return position
+def sampler(images, crop=4, foreground_share=0.0, context=0, seed=0):
+    return CropSampler(images, crop=crop, foreground_share=foreground_share, context=context, seed=seed)
 
 
-@given(
-    z=st.integers(0, 2),
-    top=st.integers(0, 4),
-    left=st.integers(0, 6),
-    size=st.tuples(st.integers(1, 24), st.integers(1, 30)),
-    context=st.integers(0, 4),
-)
-@settings(max_examples=40, deadline=None)
-def test_a_window_is_what_plain_loops_read(z, top, left, size, context):
-    source = volume((3, 5, 7))
-    slices, labels = NormalisedVolume(source, context).window(z, top, left, size)
-    statistics = intensity_of(source.intensity)
-    assert slices.shape == (2 * context + 1, *size)
-    assert labels.shape == size
-    assert (slices.dtype, labels.dtype) == (np.float32, np.uint8)
-    for y in range(size[0]):
-        for x in range(size[1]):
-            at = reflected(top + y, 5), reflected(left + x, 7)
-            assert labels[y, x] == source.labels[z][at]
-            for offset in range(-context, context + 1):
-                value = source.intensity[min(max(z + offset, 0), 2)][at]
-                expected = (value - statistics.mean) / statistics.standard_deviation
-                assert slices[offset + context, y, x] == pytest.approx(expected, abs=1e-4)
+def place(slices):
+    """Which image, which row and column the crop begins at."""
+    number, rest = divmod(round(float(slices[len(slices) // 2, 0, 0])), 1000)
+    return number, *divmod(rest, 20)
 
 
-def test_half_precision_volumes_are_normalised_in_single_precision():
-    source = volume()
-    half = replace(source, intensity=source.intensity.astype(np.float16))
-    slices, _ = NormalisedVolume(half, 0).window(0, 0, 0, (16, 16))
-    expected, _ = NormalisedVolume(source, 0).window(0, 0, 0, (16, 16))
-    assert slices.dtype == np.float32
-    np.testing.assert_allclose(slices, expected, atol=5e-3)
+def rare_classes():
+    """Twenty images: class 1 is in the first ten, class 2 is one voxel of image 3; image 19 is unknown."""
+    labels = np.zeros((20, TILE, TILE), np.uint8)
+    labels[:10, 2:6, 3:9] = 1
+    labels[3, 11, 0] = 2
+    labels[19] = IGNORE
+    return Numbered(labels)
 
 
-def test_a_sample_is_decided_by_its_number_and_the_seed():
-    configuration = SamplingConfiguration(crop=16)
-    first, second = (CropSampler([volume(), volume(seed=1)], configuration, 1, seed=3) for _ in range(2))
-    for number in (7, 0):  # in any order
-        for one, other in zip(first.sample(number), second.sample(number), strict=True):
-            np.testing.assert_array_equal(one, other)
-    other_seed = CropSampler([volume(), volume(seed=1)], configuration, 1, seed=4)
-    assert not np.array_equal(first.sample(0)[0], other_seed.sample(0)[0])
-    assert not np.array_equal(first.sample(0)[0], first.sample(1)[0])
+def test_a_crop_is_a_window_of_an_image_with_its_context_and_labels():
+    images = rare_classes()
+    crops = sampler(images, foreground_share=0.5, context=2)
+    for number in range(50):
+        found, slices, labels = crops[number]
+        image, top, left = place(slices)
+        whole, truth = images.read(image, 2)
+        assert found == number
+        assert slices.shape == (5, 4, 4)
+        np.testing.assert_array_equal(slices, whole[:, top : top + 4, left : left + 4])
+        np.testing.assert_array_equal(labels, truth[top : top + 4, left : left + 4])
 
 
-def test_image_and_truth_are_turned_together_in_all_eight_ways():
-    labels = np.zeros((1, 16, 16), np.uint8)
-    labels[0, 2, 5] = 1  # no symmetry
-    source = TrainingVolume(labels.astype(np.float32) * 9 + volume((1, 16, 16)).intensity * 0.01, labels, 10.0)
-    sampler = CropSampler([source], UNVARIED, 0, seed=0)
-    places = set()
-    for number in range(100):
-        slices, truth = sampler.sample(number)
-        assert np.unravel_index(slices[0].argmax(), (16, 16)) == np.unravel_index(truth.argmax(), (16, 16))
-        places.add(int(truth.argmax()))
-    assert len(places) == 8
+def test_number_and_seed_decide_a_crop_in_any_order_and_in_any_process():
+    first, again = sampler(rare_classes(), foreground_share=0.4), sampler(rare_classes(), foreground_share=0.4)
+    again = pickle.loads(pickle.dumps(again))
+    forwards = [place(first[number][1]) for number in range(60)]
+    backwards = [place(again[number][1]) for number in reversed(range(60))]
+    assert backwards[::-1] == forwards
+    other = sampler(rare_classes(), foreground_share=0.4, seed=1)
+    assert [place(other[number][1]) for number in range(60)] != forwards
 
 
-def test_context_slices_keep_their_order_or_are_mirrored_in_z():
-    intensity = np.broadcast_to(np.arange(9, dtype=np.float32)[:, None, None], (9, 16, 16)).copy()
-    sampler = CropSampler([TrainingVolume(intensity, np.zeros((9, 16, 16), np.uint8), 10.0)], UNVARIED, 2, seed=0)
-    signs = set()
-    for number in range(60):
-        steps = np.diff(sampler.sample(number)[0][:, 0, 0])
-        assert (steps >= 0).all() or (steps <= 0).all()
-        signs.add(float(np.sign(steps.sum())))
-    assert signs == {-1.0, 1.0}
+@given(share=st.floats(0, 1), count=st.integers(1, 120))
+@settings(max_examples=30, deadline=None)
+def test_of_n_crops_the_stated_share_has_foreground_and_the_rest_goes_through_all_images(share, count):
+    labels = np.zeros((7, TILE, TILE), np.uint8)
+    labels[0, 5, 5] = 1
+    crops = sampler(Numbered(labels), crop=TILE, foreground_share=share)
+    seen = [place(crops[number][1])[0] for number in range(count)]
+    rest = count - int(count * share)
+    most = -(-rest // 7)
+    for image in range(1, 7):
+        assert most - 1 <= seen.count(image) <= most  # every image once an epoch
+    assert int(count * share) + most - 1 <= seen.count(0) <= int(count * share) + most
 
 
-def test_context_can_be_replaced_by_the_slice_itself():
-    for share, expected in ((1.0, True), (0.0, False)):
-        slices, _ = CropSampler([volume()], replace(UNVARIED, repeat_share=share), 1, seed=0).sample(0)
-        assert (np.array_equal(slices[0], slices[1]) and np.array_equal(slices[2], slices[1])) is expected
+def test_every_epoch_has_another_order():
+    crops = sampler(rare_classes())
+    epochs = [tuple(place(crops[number][1])[0] for number in range(20 * e, 20 * e + 20)) for e in range(3)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len(set(epochs)) == 3
 
 
-def test_foreground_crops_contain_a_class_however_rare_and_classes_take_turns():
-    labels = np.zeros((4, 200, 200), np.uint8)
-    labels[:, :20, :20] = 1
-    labels[2, 199, 0] = 2  # a single voxel in a corner
-    source = volume(labels.shape, labels=labels)
-    sampler = CropSampler(
-        [source, volume((4, 20, 20), labels=labels[:, -20:, -20:])], replace(UNVARIED, foreground_share=1.0), 0, seed=0
-    )
-    crops = [sampler.sample(number)[1] for number in range(200)]
-    assert all(crop.any() for crop in crops)
-    assert 60 < sum((crop == 2).any() for crop in crops) < 140
+def test_classes_are_chosen_evenly_however_rare_and_their_images_too():
+    crops = sampler(rare_classes(), foreground_share=1.0)
+    chosen = [crops[number] for number in range(400)]
+    has_two = sum((labels == 2).any() for _, _, labels in chosen)
+    assert 150 < has_two < 250
+    assert all((labels > 0).any() for _, _, labels in chosen)
+    images = np.bincount([place(slices)[0] for _, slices, labels in chosen if not (labels == 2).any()], minlength=20)
+    assert images[10:].sum() == 0
+    assert images[:10].min() >= 8
 
 
-def test_other_crops_come_from_everywhere():
-    labels = np.arange(30 * 30).reshape(1, 30, 30) // 4 % 256
-    source = volume((1, 30, 30), labels=labels.astype(np.uint8))
-    sampler = CropSampler([source], UNVARIED, 0, seed=0)
-    seen = np.concatenate([sampler.sample(number)[1].ravel() for number in range(300)])
-    assert set(seen) == set(labels.ravel())
+def test_a_class_is_anywhere_in_the_crops_that_contain_it():
+    labels = np.zeros((1, TILE, TILE), np.uint8)
+    labels[0, 6, 6] = 1
+    crops = sampler(Numbered(labels), foreground_share=1.0)
+    where = {tuple(np.argwhere(crops[number][2] == 1)[0]) for number in range(300)}
+    assert where == {(y, x) for y in range(4) for x in range(4)}
+    labels[0] = 0
+    labels[0, 0, 11] = 1  # a corner can only be in the corner's crop
+    crops = sampler(Numbered(labels), foreground_share=1.0)
+    assert {place(crops[number][1]) for number in range(20)} == {(0, 0, 8)}
 
 
-def test_volumes_are_chosen_by_their_size():
-    large, small = (
-        volume(shape, labels=np.full(shape, label, np.uint8)) for shape, label in (((6, 30, 30), 1), ((2, 30, 30), 2))
-    )
-    sampler = CropSampler([large, small], UNVARIED, 0, seed=0)
-    share = np.mean([sampler.sample(number)[1][0, 0] == 1 for number in range(400)])
-    assert 0.68 < share < 0.82
+def test_crops_without_a_class_in_mind_are_anywhere():
+    crops = sampler(Numbered(np.zeros((1, TILE, TILE))))
+    places = {place(crops[number][1])[1:] for number in range(900)}
+    assert places == {(y, x) for y in range(9) for x in range(9)}
 
 
-def test_volumes_smaller_than_a_crop_are_reflected():
-    slices, labels = CropSampler([volume((2, 5, 9))], UNVARIED, 1, seed=0).sample(0)
-    assert slices.shape == (3, 16, 16)
-    assert labels.shape == (16, 16)
+def test_without_foreground_the_images_take_turns():
+    crops = sampler(Numbered(np.zeros((4, TILE, TILE))), foreground_share=0.9)
+    assert sorted(place(crops[number][1])[0] for number in range(4)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 9), (1, 16, 9), (1, 1, 30), (1, 20, 40)])
-def test_crops_are_padded_as_the_engine_pads_slices(shape):
-    source = volume(shape)
-    plan = TilePlan.for_slice(shape[1:], multiple=16, halo=0, largest=1024)
-    padded = np.empty((1, *plan.tile_shape), np.uint8)
-    plan.extract(plan.tiles[0], source.labels, padded)
-    _, labels = NormalisedVolume(source, 0).window(0, 0, 0, plan.tile_shape)
-    np.testing.assert_array_equal(labels, padded[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "mean_varies", "deviation"),
-    [
-        ({"contrast": 0.3}, False, "varies"),
-        ({"brightness": 0.5}, True, "same"),
-        ({"noise": 2.0}, False, "larger"),
-        ({"smoothing_share": 1.0}, False, "smaller"),
-    ],
-)
-def test_each_variation_does_what_it_says(change, mean_varies, deviation):
-    source = volume((1, 64, 64))
-    base = replace(UNVARIED, crop=64)
-    before = CropSampler([source], base, 0, seed=0).sample(0)[0]
-    after = [CropSampler([source], replace(base, **change), 0, seed=0).sample(n)[0] for n in range(30)]
-    means, ratios = np.array([s.mean() for s in after]), np.array([s.std() for s in after]) / before.std()
-    assert (np.ptp(means) > 0.5) == mean_varies
-    assert {
-        "same": np.ptp(ratios) < 1e-3,
-        "varies": ratios.min() < 0.9 and ratios.max() > 1.1,
-        "larger": ratios.min() > 0.999 and ratios.max() > 1.5,
-        "smaller": (abs(ratios - 0.375) < 0.05).all(),  # (1, 2, 1) / 4 twice: sqrt(6) / 4 squared, for white noise
-    }[deviation]
+def test_only_the_train_split_is_sampled():
+    images = rare_classes()
+    images.train = [0, 12, 13]
+    crops = sampler(images, foreground_share=0.5)
+    assert {place(crops[number][1])[0] for number in range(40)} == {0, 12, 13}
 
 
 def test_what_cannot_be_sampled_is_refused():
-    good = volume()
-    with pytest.raises(ParameterError, match="one at least"):
-        CropSampler([], UNVARIED, 0, seed=0)
-    with pytest.raises(ParameterError, match="one shape"):
-        TrainingVolume(good.intensity, good.labels[1:], 10.0)
-    with pytest.raises(ParameterError, match="uint8 labels, found int64"):
-        TrainingVolume(good.intensity, good.labels.astype(np.int64), 10.0)
-    for voxel_size in (0.0, -1.0, float("nan")):
-        with pytest.raises(ParameterError, match="voxel size"):
-            TrainingVolume(good.intensity, good.labels, voxel_size)
-    for change in ({"crop": 0}, {"foreground_share": 1.1}, {"noise": -1}, {"contrast": float("nan")}):
-        with pytest.raises(ParameterError, match=f"{next(iter(change))}: expected"):
-            SamplingConfiguration(**change)
+    images = rare_classes()
+    for crop in (0, TILE + 1):
+        with pytest.raises(ParameterError, match=f"crop: expected 1 to {TILE}"):
+            sampler(images, crop=crop)
+    images.train = []
+    with pytest.raises(DatasetError, match="train split has no images"):
+        sampler(images)
+
+
+@given(batch=st.integers(1, 5), devices=st.integers(1, 4), steps=st.integers(1, 9), first=st.integers(0, 8))
+def test_the_devices_share_the_numbers_of_each_step_and_a_late_start_changes_none(batch, devices, steps, first):
+    numbers = [list(StepNumbers(batch, 0, steps, rank, devices)) for rank in range(devices)]
+    together = [number for step in zip(*numbers, strict=True) for part in step for number in part]
+    assert together == list(range(batch * devices * steps))
+    assert list(StepNumbers(batch, first, steps, devices - 1, devices)) == numbers[-1][first:]
