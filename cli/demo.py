@@ -42,7 +42,7 @@ def demo(
 
     from tomoscribe.engine import DEFAULT_CLASS_MAP, BundleError, Segmenter, open_tomogram
     from tomoscribe.engine.picture import draw_overview
-    from tomoscribe.train.evaluate import compare_label_volumes
+    from tomoscribe.train.evaluation.volumes import compare_label_volumes
     from tomoscribe.train.phantom import draw_parameters
     from tomoscribe.train.phantom.files import PhantomFiles
 

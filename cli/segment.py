@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tomoscribe.cli.report import Report
     from tomoscribe.engine import Segmenter, Tomogram
 
-__all__ = ["EPILOG", "segment"]
+__all__ = ["EPILOG", "parse_range", "segment"]
 
 EPILOG = (
     "Beside each tomogram, or in --output, come <tomogram>__labels.mrc, one <tomogram>__<Class>.mrc of scores for each "
@@ -97,7 +97,7 @@ def segment(
     from tomoscribe.engine import Segmenter, open_tomogram
     from tomoscribe.engine.inputs import check_output_names, find_tomograms
 
-    first, stop = _parse_range(z_range)
+    first, stop = parse_range(z_range)
     names = [name.strip() for entry in classes or () for name in entry.split(",") if name.strip()] or None
     report: Report = JsonReport() if as_json else TerminalReport(quiet)
 
@@ -149,7 +149,8 @@ def segment(
     raise typer.Exit(report.status)
 
 
-def _parse_range(text: str | None) -> tuple[int, int | None]:
+def parse_range(text: str | None) -> tuple[int, int | None]:
+    """Return the first slice and one past the last of ``A:B``; the latter is None where the volume's end is meant."""
     if text is None:
         return 0, None
     first, colon, stop = (part.strip() for part in text.partition(":"))
