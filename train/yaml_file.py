@@ -15,6 +15,19 @@ __all__ = ["check_values", "read_yaml"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Makes plain values only, whatever the file asks for, and takes no key twice: the first would be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        taken = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in taken:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' twice", problem_mark=key.start_mark)
+            taken.add((key.tag, key.value))
+        return node
+
+
 def read_yaml(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as a pydantic model.
 
@@ -23,9 +36,9 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
             names the file and the first key that is wrong.
     """
     try:
-        # The safe loader makes plain values only, whatever the file asks for.
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+    # A date or a number that is none is a ValueError.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(f"{path}: expected a readable YAML file, found: {reason}") from error
     return check_values(content, model, str(path))

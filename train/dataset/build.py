@@ -143,6 +143,8 @@ class _Builder:
     ) -> None:
         self._recipe = recipe
         self._path = path
+        # Now: it may be edited while the build goes on.
+        self._text = path.read_text(encoding="utf-8")
         self._output = output
         self._workers = workers
         self._keep_going = keep_going
@@ -214,26 +216,30 @@ class _Builder:
     def report(self, dataset: Dataset) -> None:
         """Write the report with its pictures."""
         pictures = [draw_contact_sheet(dataset, self._output / CONTACT_SHEET, seed=self._recipe.seed)]
-        trimmed = [found for name, found in self._surveys.items() if found.profile]
+        trimmed = [found for source in self._inputs if (found := self._surveys[source.name]).profile]
         (self._output / TRIM_PLOT).unlink(missing_ok=True)
         if trimmed:
             pictures.append(draw_trims(trimmed, self._output / TRIM_PLOT))
         write_report(dataset, self._output, pictures=[picture.name for picture in pictures])
 
     def _doubles(self) -> list[str]:
-        """Warn of tomograms that the recipe names twice: they may be in two splits."""
-        first: dict[str, str] = {}
+        """Warn of tomograms that the recipe names twice."""
+        first: dict[str, Input] = {}
         warnings = []
         for source in self._inputs:
-            other = first.setdefault(source.identity, source.name)
-            if other != source.name:
-                warnings.append(f"{source.name} is the same tomogram as {other}; name it in one source of the recipe")
+            other = first.setdefault(source.identity, source)
+            if other is not source:
+                splits = {source.split, other.split} - {None}
+                leak = " and fixed to another split, so that figures will be too good" if len(splits) > 1 else ""
+                warnings.append(
+                    f"{source.name} is the same tomogram as {other.name}{leak}; name it in one source of the recipe"
+                )
         return warnings
 
     def _provenance(self, selection: Selection, surveys: Sequence[Survey]) -> dict[str, Any]:
         return {
             "recipe": self._recipe.model_dump(mode="json"),
-            "recipe_text": self._path.read_text(encoding="utf-8"),
+            "recipe_text": self._text,
             "seed": self._recipe.seed,
             "split_by": selection.by,
             # Of phantoms the recipe says all.
@@ -251,7 +257,8 @@ class _Builder:
             places.append(np.stack([np.full_like(z, index), z, tile], axis=1))
             classes.append(voxels[z, tile, 1:] > 0)
         place = np.concatenate(places)
-        candidates = Candidates(place[:, 0], np.concatenate(classes), [source.split for source in self._inputs])
+        groups, fixed = _groups(self._inputs)
+        candidates = Candidates(groups[place[:, 0]], np.concatenate(classes), fixed)
         rule = self._recipe
         selection = select_images(candidates, rule.split, rule.tiles.background, rule.seed)
         if not len(selection.chosen):
@@ -282,6 +289,17 @@ class _Builder:
         self._inputs = [source for source in self._inputs if source.name not in errors]
         if self._failures and not (self._keep_going and self._inputs):
             raise BadInputsError(self._failures, self._total)
+
+
+def _groups(inputs: Sequence[Input]) -> tuple[NDArray[np.int64], list[str | None]]:
+    """Return which inputs are one tomogram, numbered, and the split that each number is fixed to.
+
+    A tomogram that the recipe names twice goes to one split, unless two of its sources are fixed to different ones.
+    """
+    fixed = {source.identity: source.split for source in reversed(inputs) if source.split}
+    keys = [(source.identity, source.split or fixed.get(source.identity)) for source in inputs]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], np.int64), [split for _, split in numbers]
 
 
 def _survey(unit: _Unit, advance: Advance) -> Survey:

@@ -25,6 +25,10 @@ def check_folder(output: Path, overwrite: bool) -> None:
         OutputExistsError: a dataset is there and may not be replaced, or the folder holds something else.
     """
     index, arrays = output / DATASET_FILE, output / ARRAYS_FOLDER
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(
+            f"{output}: expected a folder, or a name that is free, found a file; choose another one"
+        )
     if index.exists() and not overwrite:
         raise OutputExistsError(f"{output}: a dataset is there already; pass --overwrite to replace it")
     if output.exists() and not (arrays.is_dir() or index.exists()) and any(output.iterdir()):
@@ -49,11 +53,21 @@ def prepare_folder(output: Path) -> None:
 
 
 def clean_folder(output: Path, names: Collection[str]) -> None:
-    """Remove the arrays of all tomograms but those that are named, and what was being built."""
-    for folder in (output / ARRAYS_FOLDER).iterdir():
-        if folder.is_dir() and folder.name not in names:
-            shutil.rmtree(folder)
-    shutil.rmtree(output / _BUILDING_FOLDER, ignore_errors=True)
+    """Remove the arrays of all tomograms but those that are named, and what was being built.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    removed = output / _BUILDING_FOLDER
+    try:
+        removed.mkdir(exist_ok=True)
+        for folder in (output / ARRAYS_FOLDER).iterdir():
+            if folder.is_dir() and folder.name not in names:
+                # Out of the way at once, as in `building`.
+                folder.rename(removed / secrets.token_hex(8))
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be cleaned up ({error.strerror}); check permissions") from error
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.tomogram import Geometry, Tomogram, open_tomogram
 from tomoscribe.train.dataset.annotations import Annotation, check_pair, open_feature_maps, open_label_volume
+from tomoscribe.train.dataset.annotations.contract import known_voxel_size
 from tomoscribe.train.dataset.contract import DatasetError
 from tomoscribe.train.dataset.recipe import LabelSource, MapSource, Trim
 from tomoscribe.train.phantom import Phantom, PhantomParameters, make_phantom
@@ -120,18 +121,18 @@ class AnnotatedFile(Input):
         source = self.source
         with open_tomogram(self.path, voxel_size=source.voxel_size, axes=source.axes, mode0=source.mode0) as tomogram:
             size = tomogram.geometry.voxel_size[0]
-            if size in (0.0, 1.0) and source.voxel_size is None:
+            if source.voxel_size is None and not any(known_voxel_size(tomogram)):
                 raise DatasetError(
                     f"{self.path}: expected the voxel size in the header, found {size:g} Å; "
                     "state voxel_size in the recipe's source"
                 )
             if isinstance(self.trim, tuple):
                 tomogram.checked_range(self.trim)
-            with self._open_annotation() as annotation:
+            with self._open_annotation(size) as annotation:
                 check_pair(tomogram, annotation)
                 yield tomogram, annotation
 
-    def _open_annotation(self) -> Annotation:
+    def _open_annotation(self, voxel_size: float) -> Annotation:
         source = self.source
         if isinstance(source, LabelSource):
             assert isinstance(self.labels, Path)
@@ -149,6 +150,11 @@ class AnnotatedFile(Input):
                 f"{self.path}: expected its feature map {self.missing[0]}, found none{_more(self.missing)}; "
                 "add it, or set missing: background or ignore in the recipe's source"
             )
+        if not self.labels:
+            raise DatasetError(
+                f"{self.path}: expected a feature map at least, found no {self.missing[0]}{_more(self.missing)}; "
+                "correct maps in the recipe's source"
+            )
         return open_feature_maps(
             self.labels,
             self.class_map,
@@ -157,6 +163,7 @@ class AnnotatedFile(Input):
             priority=source.priority,
             rest_ignored=bool(self.missing) and source.missing == "ignore",
             voxel_size=source.voxel_size,
+            fallback_voxel_size=voxel_size,
             axes=source.axes,
         )
 

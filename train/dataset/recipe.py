@@ -32,6 +32,7 @@ __all__ = [
 SplitName: TypeAlias = Literal["train", "dev", "test"]
 Trim: TypeAlias = Literal["automatic", "none"] | tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 Smallest: TypeAlias = Annotated[float, Field(ge=0)]
+LabelValue: TypeAlias = Annotated[int, Field(ge=-(2**15), le=2**16 - 1)]
 
 _PLACEHOLDER = re.compile(r"{(.*?)}")
 
@@ -121,8 +122,8 @@ class LabelSource(FileSource):
     """
 
     labels: str
-    values: dict[int, str] | None = None
-    ignore: int | None = None
+    values: dict[LabelValue, str] | None = None
+    ignore: LabelValue | None = None
 
     @field_validator("labels")
     @classmethod

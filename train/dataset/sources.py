@@ -23,9 +23,10 @@ def find_inputs(recipe: Recipe, folder: Path) -> list[Input]:
 
     Raises:
         TomogramNotFoundError: a source gives no tomogram.
-        ParameterError: a list that cannot be read, or one label volume for several tomograms.
+        ParameterError: a list that cannot be read, or a file that would annotate two tomograms or two features.
     """
     taken: set[str] = set()
+    owners: dict[Path, tuple[str, str]] = {}
     inputs: list[Input] = []
     class_map = recipe.class_map
     for source in recipe.sources:
@@ -38,21 +39,29 @@ def find_inputs(recipe: Recipe, folder: Path) -> list[Input]:
         for path in _tomograms(source, folder):
             name = _unused(tomogram_stem(path), taken)
             labels, missing = _annotation_paths(source, path, folder, class_map)
-            inputs.append(
-                AnnotatedFile(name, class_map, trim, source.split, source.invert, path, source, labels, missing)
-            )
+            found = AnnotatedFile(name, class_map, trim, source.split, source.invert, path, source, labels, missing)
+            _check_owner(found, owners)
+            inputs.append(found)
     return inputs
+
+
+def _check_owner(found: AnnotatedFile, owners: dict[Path, tuple[str, str]]) -> None:
+    """See that no file is the annotation of another tomogram too, or of another feature."""
+    files = {"": found.labels} if isinstance(found.labels, Path) else found.labels
+    for feature, path in files.items():
+        owner = (found.identity, feature)
+        other = owners.setdefault(path, owner)
+        if other != owner:
+            used = " and ".join(f"{what} of {tomogram}".removeprefix(" of ") for tomogram, what in (other, owner))
+            raise ParameterError(
+                f"{path}: expected the annotation of one tomogram, and of one feature if it is a map, found it named "
+                f"for {used}; put {{tomogram}}, and {{feature}} if there are several, into its path"
+            )
 
 
 def _tomograms(source: FileSource, folder: Path) -> tuple[Path, ...]:
     entries = [source.tomograms] if isinstance(source.tomograms, str) else source.tomograms
-    found = find_tomograms(_relative(entry, folder) for entry in entries).tomograms
-    template = source.labels if isinstance(source, LabelSource) else ""
-    if len(found) > 1 and template and "{" not in template:
-        raise ParameterError(
-            f"{template}: expected {{tomogram}} in the path of the labels of {len(found)} tomograms, found one path"
-        )
-    return found
+    return find_tomograms(_relative(entry, folder) for entry in entries).tomograms
 
 
 def _relative(entry: str, folder: Path) -> Path:
@@ -84,6 +93,9 @@ def _annotation_paths(
 
 def _unused(name: str, taken: set[str]) -> str:
     """Return a name that is not taken yet in any spelling, because some file systems know no case."""
+    # No name in a Zarr group consists of dots, begins with two underscores, or is that of the group's own file.
+    if not name.strip(".") or name.startswith("__") or name.casefold() == "zarr.json":
+        name = f"tomogram_{name}"
     number, unused = 1, name
     while unused.casefold() in taken:
         number += 1

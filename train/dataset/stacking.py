@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tomoscribe.engine.errors import OutputError, OutputExistsError, ParameterError
 from tomoscribe.engine.inputs import check_output_names, tomogram_stem
@@ -38,7 +38,7 @@ class MergedTomogram(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=r"^[^/]+$")  # of a file, not a path out of the folder
     path: Path
     z_range: tuple[int, int]
     geometry: Geometry

@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 from tomoscribe.engine.intensity import IntensityStatistics, check_finite, measure_intensity
 from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.tomogram import Tomogram
+from tomoscribe.train.dataset.annotations import Annotation
 from tomoscribe.train.dataset.contract import IGNORE
 from tomoscribe.train.dataset.folder import building
 from tomoscribe.train.dataset.pairs import Input
@@ -112,6 +113,7 @@ def survey(source: Input, tiles: TileRule, output: Path, advance: Advance) -> Su
             labels[start:stop] = cut
             voxels[start:stop] = _count(cut, voxels.shape[-1])
             advance(stop - start)
+        lost = _lost_warning(source, trim, tomogram, annotation)
         stored = np.full(labels.shape[:2], source.in_memory)
         if source.in_memory:
             _write_slices(folder / "intensity", tomogram, tiling, stored, statistics, source.invert)
@@ -129,7 +131,12 @@ def survey(source: Input, tiles: TileRule, output: Path, advance: Advance) -> Su
             voxels=voxels,
             profile=tuple(float(value) for value in trim.profile),
             threshold=float(trim.threshold),
-            warnings=(*tomogram.warnings, *annotation.warnings, *_polarity_warning(tomogram, trim, source.invert)),
+            warnings=(
+                *tomogram.warnings,
+                *annotation.warnings,
+                *lost,
+                *_polarity_warning(tomogram, trim, source.invert),
+            ),
             stored=stored,
         )
         zarr.create_array(folder / "voxels", data=voxels, dimension_names=("z", "tile", "class"))
@@ -243,6 +250,23 @@ def _trim(source: Input, tomogram: Tomogram) -> Trim:
     start, stop = tomogram.checked_range(None if source.trim == "none" else source.trim)
     reason = "all slices" if source.trim == "none" else "as the recipe has it"
     return Trim(start=start, stop=stop, profile=np.empty(0), threshold=0.0, reason=reason)
+
+
+def _lost_warning(source: Input, trim: Trim, tomogram: Tomogram, annotation: Annotation) -> tuple[str, ...]:
+    """Warn of annotated slices that the automatic trim leaves out."""
+    if source.trim != "automatic":
+        return ()
+    lost = 0
+    for start, stop in (*_runs(tomogram.shape, 0, trim.start), *_runs(tomogram.shape, trim.stop)):
+        block = np.empty((stop - start, *tomogram.shape[1:]), np.uint8)
+        annotation.read(start, block)
+        lost += int(((block > 0) & (block != IGNORE)).any(axis=(1, 2)).sum())
+    if not lost:
+        return ()
+    return (
+        f"the automatic trim leaves out {lost} slices in which something is annotated: look at trim.png; "
+        "if they hold sample, set trim in the recipe's source",
+    )
 
 
 def _polarity_warning(tomogram: Tomogram, trim: Trim, invert: bool) -> tuple[str, ...]:

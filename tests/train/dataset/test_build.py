@@ -16,12 +16,13 @@ import zarr
 
 from tomoscribe.engine.errors import OutputExistsError, ParameterError
 from tomoscribe.engine.intensity import intensity_of
-from tomoscribe.train.dataset import writing
+from tomoscribe.train.dataset import folder, writing
 from tomoscribe.train.dataset.build import BadInputsError, build_dataset
 from tomoscribe.train.dataset.contract import IGNORE, SPLITS, DatasetError
 from tomoscribe.train.dataset.recipe import read_recipe
 from tomoscribe.train.dataset.sources import find_inputs
 from tomoscribe.train.dataset.storage import open_dataset
+from tomoscribe.train.dataset.trimming import Trim
 from tomoscribe.train.phantom import draw_parameters, make_phantom
 
 
@@ -125,6 +126,21 @@ def test_an_automatic_trim_is_reported(lab, tmp_path):
     assert not (tmp_path / "ds" / "trim.png").exists()
 
 
+def test_annotated_slices_that_the_automatic_trim_leaves_out_are_told(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "find_content", lambda _: Trim(3, 9, np.ones(12), 0.5, "because"))
+    _, labels = lab.volume(1)
+    labels[0, 5] = IGNORE
+    lab.write("labels/t1__labels.mrc", labels.astype(np.int16))
+    source = {**lab.source, "tomograms": "tomograms/t1.mrc", "ignore": 255}
+    dataset = build_dataset(lab.recipe(source, trim="automatic"), tmp_path / "ds")
+    # Labels are in slices 1 to 9.
+    (warning,) = (line for line in dataset.provenance["warnings"] if "automatic trim" in line)
+    assert "t1: the automatic trim leaves out 3 slices" in warning
+    monkeypatch.setattr(writing, "find_content", lambda _: Trim(1, 10, np.ones(12), 0.5, "because"))
+    dataset = build_dataset(lab.recipe(source, trim="automatic"), tmp_path / "other")
+    assert "automatic trim" not in str(dataset.provenance["warnings"])
+
+
 def test_values_ignore_and_polarity_are_as_the_recipe_has_them(lab, tmp_path):
     intensity, labels = lab.volume(1)
     values = np.array([0, 30, 7], np.int16)[labels]
@@ -146,8 +162,9 @@ def test_maps_are_cleaned_and_put_in_order(lab, tmp_path):
     rounds, longs = ((labels == label).astype(np.float32) for label in (1, 2))
     longs[2, 6:14, 8:30] = 0.9  # overlaps the round things, which win
     rounds[9, 36:38, 60:62] = 1  # 4 nm³, too small
-    for name, volume in (("one", intensity), ("one__RoundThing", rounds), ("one__LongThing", longs)):
-        lab.write(f"maps/{name}.mrc", volume)
+    lab.write("maps/one.mrc", intensity)
+    lab.write("maps/one__LongThing.mrc", longs)
+    lab.write("maps/one__RoundThing.mrc", rounds, voxel_size=0)  # that of the tomogram counts
     source = {"tomograms": "maps/one.mrc", "maps": "maps/{tomogram}__{feature}.mrc", "smallest": 10}
     dataset = build_dataset(lab.recipe({**source, "priority": ["round thing"]}), tmp_path / "ds")
     expected = labels.copy()
@@ -162,6 +179,8 @@ def test_a_missing_map_is_an_error_background_or_ignored(lab, tmp_path):
     source = {"tomograms": "maps/one.mrc", "maps": "maps/{tomogram}__{feature}.mrc"}
     with pytest.raises(BadInputsError, match=r"expected its feature map .*one__LongThing\.mrc, found none"):
         build_dataset(lab.recipe(source), tmp_path / "ds")
+    with pytest.raises(BadInputsError, match=r"one\.mrc: expected a feature map at least, found no .*x__RoundThing"):
+        build_dataset(lab.recipe({**source, "maps": "x__{feature}.mrc", "missing": "ignore"}), tmp_path / "ds")
     for missing, rest in (("background", 0), ("ignore", IGNORE)):
         dataset = build_dataset(lab.recipe({**source, "missing": missing}), tmp_path / missing)
         check_images(dataset, {"one": (intensity, np.where(labels == 1, 1, rest).astype(np.uint8))}, 32)
@@ -254,6 +273,22 @@ def test_a_build_that_was_killed_goes_on(lab, tmp_path):
     assert not finished & {name for stage, name, *_ in done if stage == "labels"}
     check_images(dataset, {f"t{number}": lab.volume(number) for number in range(4)}, 32)
     assert not (output / "building").exists()
+
+
+def test_a_build_that_is_killed_while_it_removes_a_tomogram_leaves_no_part_of_it(tmp_path, monkeypatch):
+    for name in ("kept", "gone"):
+        (tmp_path / "images.zarr" / name).mkdir(parents=True)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.clean_folder(tmp_path, {"kept"})
+    assert [path.name for path in (tmp_path / "images.zarr").iterdir()] == ["kept"]
+    monkeypatch.undo()
+    folder.clean_folder(tmp_path, {"kept"})
+    assert [path.name for path in tmp_path.iterdir()] == ["images.zarr"]
 
 
 def test_workers_end_with_a_killed_build(lab, tmp_path):
@@ -381,6 +416,8 @@ def test_a_trim_outside_the_volume_and_no_foreground_are_told(lab, tmp_path):
 def test_the_folder_of_something_else_is_left_alone(lab, tmp_path):
     with pytest.raises(OutputExistsError, match="expected a new or an empty folder, found files"):
         build_dataset(lab.recipe(), lab.folder, overwrite=True)
+    with pytest.raises(OutputExistsError, match="found a file"):
+        build_dataset(lab.recipe(), lab.folder / "recipe.yaml")
     with pytest.raises(ParameterError, match="readable YAML"):
         build_dataset(tmp_path / "none.yaml", tmp_path / "ds")
     assert not (tmp_path / "ds").exists()
@@ -413,10 +450,32 @@ def test_memory_does_not_grow_with_the_depth(lab, tmp_path, monkeypatch):
     assert peaks[1] < 1.5 * peaks[0]
 
 
-def test_tomograms_that_are_named_twice_are_told(lab, tmp_path):
-    twice = {**lab.source, "tomograms": ["tomograms/t0.mrc"], "split": "test"}
-    dataset = build_dataset(lab.recipe(lab.source, twice), tmp_path / "ds")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tomogram_that_is_named_twice_goes_to_one_split_and_is_told(lab, tmp_path, seed):
+    (lab.folder / "linked").symlink_to(lab.folder / "tomograms")
+    linked = {**lab.source, "tomograms": "linked"}
+    dataset = build_dataset(lab.recipe(lab.source, linked, seed=seed), tmp_path / "ds")
+    splits = {frozenset(i.split for i in dataset.images if i.tomogram.startswith(f"t{n}")) for n in range(4)}
+    assert splits == {frozenset([split]) for split in SPLITS}
     assert "t0_2 is the same tomogram as t0; name it in one source of the recipe" in dataset.provenance["warnings"]
+
+
+def test_a_tomogram_that_is_named_twice_goes_where_one_of_its_sources_is_fixed(lab, tmp_path):
+    fixed = {**lab.source, "tomograms": "tomograms/t0.mrc", "split": "test"}
+    dataset = build_dataset(lab.recipe(lab.source, fixed), tmp_path / "ds")
+    assert {image.split for image in dataset.images if image.tomogram.startswith("t0")} == {"test"}
+    dataset = build_dataset(lab.recipe({**lab.source, "split": "train"}, fixed), tmp_path / "other")
+    assert {image.split for image in dataset.images if image.tomogram.startswith("t0")} == {"train", "test"}
+    (warning,) = (line for line in dataset.provenance["warnings"] if line.startswith("t0_2"))
+    assert "fixed to another split" in warning
+
+
+def test_a_recipe_may_be_edited_while_it_is_built(lab, tmp_path):
+    recipe = lab.recipe()
+    text = recipe.read_text()
+    dataset = build_dataset(recipe, tmp_path / "ds", progress=lambda *_: recipe.write_text("name: other"))
+    assert recipe.read_text() == "name: other"
+    assert dataset.provenance["recipe_text"] == text
 
 
 def test_what_reproduces_it_is_kept(lab, tmp_path):

@@ -100,6 +100,8 @@ def test_what_is_not_said_has_defaults(tmp_path):
         ({"sources": [{**MAPS, "threshold": {"lysosome": 1}}]}, "class 'lysosome'"),
         ({"sources": [{**MAPS, "smallest": -1}]}, "smallest"),
         ({"sources": [{"tomograms": "a", "labels": "b", "values": {1: "lysosome"}}]}, "class 'lysosome'"),
+        ({"sources": [{"tomograms": "a", "labels": "b", "values": {10**6: "ribosome"}}]}, "values.1000000"),
+        ({"sources": [{"tomograms": "a", "labels": "b", "ignore": 10**6}]}, "ignore"),
         ({"sources": [{"tomograms": "a", "labels": "b", "voxel_size": 0}]}, "voxel_size"),
         ({"sources": [{"phantoms": {"count": 0}}]}, "count"),
         ({"sources": [{"phantoms": {"count": 1, "parameters": {"size": 1}}}]}, "no parameter"),
@@ -111,3 +113,36 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, keys, message):
         read(tmp_path, **keys)
     assert str(caught.value).startswith(str(tmp_path / "recipe.yaml"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "sources:\n  - tomograms: a.mrc\n    labels: a\n    tomograms: b.mrc\n",
+            r"the key 'tomograms' twice .* line 4",
+        ),
+        ("split: {by: image, by: tomogram}\n", "the key 'by' twice"),
+        ("name: 2020-13-45\n", "month must be in"),
+        ("seed: !!int x\n", "invalid literal"),
+        ("name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("[" * 4000, "recursion"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_told_in_one_line(tmp_path, text, found):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(
+        ParameterError, match=rf"recipe\.yaml: expected a readable YAML file, found: .*{found}"
+    ) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_may_be_merged_and_said_anew(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: a\nsources:\n  - &first {tomograms: a, labels: a, trim: none}\n"
+        "  - {<<: *first, tomograms: b, labels: b}\n"
+    )
+    assert [(s.tomograms, s.trim) for s in read_recipe(path).sources] == [("a", "none"), ("b", "none")]

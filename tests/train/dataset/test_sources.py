@@ -69,5 +69,38 @@ def test_what_gives_no_tomogram_is_told(tmp_path):
     touch(tmp_path, "a.mrc", "b.mrc")
     with pytest.raises(TomogramNotFoundError, match=r"c\*\.mrc"):
         inputs_of(tmp_path, {"tomograms": "c*.mrc", "labels": "{tomogram}.mrc"})
-    with pytest.raises(ParameterError, match=r"labels\.mrc: expected \{tomogram\} in the path .* 2 tomograms"):
-        inputs_of(tmp_path, {"tomograms": "*.mrc", "labels": "labels.mrc"})
+
+
+@pytest.mark.parametrize(
+    ("sources", "owners"),
+    [
+        ([{"tomograms": "?.mrc", "labels": "l.mrc"}], r"a\.mrc and .*b\.mrc"),
+        ([{"tomograms": "?.mrc", "labels": "{folder}/l.mrc"}], r"a\.mrc and .*b\.mrc"),
+        ([{"tomograms": f"{name}.mrc", "labels": "l.mrc"} for name in "ab"], r"a\.mrc and .*b\.mrc"),
+        ([{"tomograms": "?.mrc", "maps": {"ribosome": "l.mrc"}}], r"ribosome of .*a\.mrc and ribosome of .*b\.mrc"),
+        ([{"tomograms": "a.mrc", "maps": {"ribosome": "l.mrc", "microtubule": "l.mrc"}}], "ribosome of .* microtubule"),
+    ],
+)
+def test_a_file_annotates_one_tomogram_and_a_map_one_feature(tmp_path, sources, owners):
+    touch(tmp_path, "a.mrc", "b.mrc", "l.mrc")
+    with pytest.raises(ParameterError, match=rf"l\.mrc: expected the annotation of one tomogram.* for .*{owners}"):
+        inputs_of(tmp_path, *sources)
+
+
+def test_a_tomogram_may_be_named_twice_with_its_annotation(tmp_path):
+    touch(tmp_path, "a.mrc")
+    sources = [{"tomograms": "a.mrc", "labels": "l.mrc", "trim": trim} for trim in ([0, 4], [8, 9])]
+    assert [source.name for source in inputs_of(tmp_path, *sources)] == ["a", "a_2"]
+
+
+def test_every_name_can_be_that_of_a_group(tmp_path):
+    names = ["..mrc", "...mrc", "__x.mrc", "Zarr.json.mrc", "a b.mrc"]
+    found = inputs_of(tmp_path, {"tomograms": names, "labels": "{tomogram}_l.mrc"})
+    assert [source.name for source in found] == [
+        "tomogram_.",
+        "tomogram_..",
+        "tomogram___x",
+        "tomogram_Zarr.json",
+        "a b",
+    ]
+    assert [source.labels.name for source in found[:2]] == ["._l.mrc", ".._l.mrc"]

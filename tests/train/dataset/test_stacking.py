@@ -186,7 +186,8 @@ def test_other_labels_and_tables(write, tmp_path):
         split_labels(write("x__labels.mrc", (3, 4, 4), "int8"), table, tmp_path)
     labels = write("all__labels.mrc", (4, 4, 4), "int8")
     other = tmp_path / "other.json"
-    for content in ("not JSON", "[]", json.dumps({**json.loads(table.read_text()), "more": 1})):
+    outside = table.read_text().replace('"name": "a"', '"name": "../a"')
+    for content in ("not JSON", "[]", outside, json.dumps({**json.loads(table.read_text()), "more": 1})):
         other.write_text(content)
         with pytest.raises(ParameterError, match="found another file") as caught:
             split_labels(labels, other, tmp_path)
