@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +27,11 @@ def build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="Folder of the dataset.")],
     processes: Annotated[
-        int, typer.Option(min=1, help="Tomograms that are worked on at the same time.")
-    ] = os.cpu_count() or 1,
+        int | None,
+        typer.Option(
+            min=1, help="Tomograms that are worked on at the same time.", show_default="the cores that may be used"
+        ),
+    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out tomograms that cannot be used, and say which.")
     ] = False,
@@ -43,6 +45,7 @@ def build(
     all figures, contact_sheet.png to look at, and the images as Zarr.
     """
     from tomoscribe.cli.failure import print_error
+    from tomoscribe.engine.cores import usable_cores
     from tomoscribe.engine.errors import BackendUnavailableError
 
     try:
@@ -54,7 +57,12 @@ def build(
     with _progress() as progress:
         try:
             made = build_dataset(
-                recipe, output, processes=processes, keep_going=keep_going, overwrite=overwrite, progress=progress
+                recipe,
+                output,
+                processes=processes or usable_cores(),
+                keep_going=keep_going,
+                overwrite=overwrite,
+                progress=progress,
             )
         except BadInputsError as error:
             for failure in error.failures:

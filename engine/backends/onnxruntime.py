@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tomoscribe.engine.backends.contract import Slot, SlotShape
 from tomoscribe.engine.bundle import Bundle
+from tomoscribe.engine.cores import usable_cores
 from tomoscribe.engine.errors import BackendError, BackendUnavailableError, BundleError, ParameterError
 
-__all__ = ["OnnxRuntimeBackend", "usable_cores"]
+__all__ = ["OnnxRuntimeBackend"]
 
 _INPUTS = {"slices", "mean", "rstd"}
 _OUTPUTS = {"labels", "scores"}
@@ -159,22 +158,6 @@ class OnnxRuntimeBackend:
             values = getattr(slot, name)[: slot.count]
             binding.bind_output(name, "cpu", 0, np.uint8, values.shape, values.ctypes.data)
         self._session.run_with_iobinding(binding, options)
-
-
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return how many cores this process may keep busy: its affinity, or a container's quota if that is less.
-
-    Where the system has no affinity (macOS), they are all its cores.
-
-    Args:
-        quota: cgroup v2's ``cpu.max``, ``<microseconds or max> <period>`` (Linux, admin-guide/cgroup-v2).
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        allowed, period = quota.read_text(encoding="ascii").split()
-        return max(1, min(cores, round(int(allowed) / int(period))))
-    except (OSError, ValueError):  # no such file outside of containers, and "max" where nothing is set
-        return cores
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from tomoscribe.engine.backends.contract import SlotShape
-from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend, usable_cores
+from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
 from tomoscribe.engine.errors import BackendError, BackendUnavailableError, BundleError, ParameterError
 from tomoscribe.engine.intensity import IntensityStatistics
 from tomoscribe.engine.stream import stream
@@ -274,23 +274,6 @@ def test_threads_are_said(make_bundle):
     backend = OnnxRuntimeBackend(make_bundle(), threads=3)
     assert " 3 threads" in backend.description
     backend.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", 8), ("250000 100000", 2), ("20000 100000", 1), ("9900000 100000", 8), ("", 8)]
-)
-def test_a_containers_quota_limits_the_cores(tmp_path, monkeypatch, text, cores):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
-    (tmp_path / "cpu.max").write_text(text + "\n")
-    assert usable_cores(tmp_path / "cpu.max") == cores
-    assert usable_cores(tmp_path / "absent") == 8
-
-
-@pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
-def test_without_an_affinity_all_cores_count(tmp_path, monkeypatch, count, cores):
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: count)
-    assert usable_cores(tmp_path / "absent") == cores
 
 
 def test_ctrl_c_while_it_is_imported_is_ctrl_c(make_bundle, monkeypatch):
