@@ -203,5 +203,7 @@ def _parse_values(text: str | None, option: str) -> dict[int, str] | None:
         number, separator, name = (part.strip() for part in entry.partition("="))
         if not (separator and name and number.removeprefix("-").isdecimal()):
             raise typer.BadParameter(f"expected N=CLASS,..., such as 1=ribosome, found '{entry}'", param_hint=option)
+        if int(number) in values:
+            raise typer.BadParameter(f"expected one class for {number}, found two", param_hint=option)
         values[int(number)] = name
     return values

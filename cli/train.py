@@ -154,7 +154,7 @@ def train(
             devices=machines,
             tensorboard=tensorboard,
             progress=lambda step, loss: progress.update(bar, completed=step, note=f"loss {loss:.3f}"),
-            note=progress.console.print,
+            note=lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
     if first:
         typer.echo(checkpoint)

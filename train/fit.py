@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from tomoscribe.engine.bundle import ModelSpecification
-from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
+from tomoscribe.engine.cores import usable_cores
+from tomoscribe.engine.errors import BackendUnavailableError, ParameterError, TomoscribeError
 from tomoscribe.train.dataset.contract import SPLITS, LabelledImages
 from tomoscribe.train.loss import SegmentationLoss, class_weights
 from tomoscribe.train.recorder import Recorder, TrainingError, log_columns
@@ -88,11 +88,12 @@ def fit(
 
     Raises:
         ParameterError: settings that do not fit the dataset, the start or the devices, or the run that is resumed.
+        OutputExistsError: a run is to be resumed that is there without its state.
         DatasetError: a split is empty, or the dataset has too few context slices or damaged files.
         BundleError, CheckpointError: the start or the state cannot be read.
         BackendUnavailableError: the devices are not there.
         OutputError: the folder or a file in it cannot be written.
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, or the device's memory is full.
     """
     if not is_first_process():
         progress = note = None
@@ -106,6 +107,8 @@ def fit(
         seed=settings.seed,
     )
     validator = Validator(images, settings.validation_images, settings.examples)
+    if note and not images.counts[images.numbers("dev"), 1:].any():
+        note("the dev split has no voxel of any class, so that the last checkpoint counts as the best")
     weights = class_weights(settings.class_weights, images.counts[images.numbers("train")].sum(axis=0))
     specification = _specification(images, settings, size)
     folder = RunFolder(output, log_columns(specification))
@@ -116,7 +119,7 @@ def fit(
         _tell_start(about["start"], note)
 
     # The loader draws from the random numbers of the process, which are its own.
-    with torch.random.fork_rng(devices=[]), _quiet_lightning(), _interruptible():
+    with torch.random.fork_rng(devices=[]), _quiet_lightning(), _interruptible(), _told_in_one_line():
         recorder = Recorder(settings, specification, validator, folder, about, progress)
         trainer = _trainer(settings, devices, output, recorder, folder if tensorboard else None)
         identity = _identity(images, settings, origin, trainer.world_size)
@@ -147,6 +150,9 @@ def _crop(images: LabelledImages, settings: TrainingSettings, size: UNetConfigur
             f"crop: expected a multiple of {multiple} (two to the power of the network's depth), at most the "
             f"dataset's tile of {images.tile}, found {crop}; choose another crop or a smaller depth"
         )
+    if crop == multiple and settings.batch_size == 1:
+        # The lowest level would normalise a single pixel.
+        raise ParameterError(f"crop: expected {2 * multiple} or more for a batch_size of 1, found {crop}; raise either")
     return crop
 
 
@@ -206,7 +212,7 @@ def _loader(
     on_gpu = trainer.strategy.root_device.type != "cpu"
     workers = devices.workers
     if workers is None:
-        workers = min(max((os.cpu_count() or 1) // max(trainer.num_devices, 1), 1), _MOST_WORKERS) if on_gpu else 0
+        workers = min(max(usable_cores() // max(trainer.num_devices, 1), 1), _MOST_WORKERS) if on_gpu else 0
     numbers = StepNumbers(settings.batch_size, first, settings.steps, trainer.global_rank, trainer.world_size)
     return DataLoader(
         crops,  # type: ignore[arg-type]  # anything with numbered items will do
@@ -228,7 +234,9 @@ def _identity(
     content = hashlib.sha256(images.counts.tobytes())
     for split in SPLITS:
         content.update(images.numbers(split).tobytes())
-    content.update(json.dumps([images.class_map.to_json(), images.tile, images.voxel_size]).encode())
+    # What a dataset was made from stands for its intensities, which would take long to read.
+    made_from = getattr(images, "provenance", None)
+    content.update(json.dumps([images.class_map.to_json(), images.tile, images.voxel_size, made_from]).encode())
     return {
         "settings": settings.model_dump(mode="json"),
         "dataset": content.hexdigest()[:16],
@@ -262,6 +270,20 @@ def _quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """Tell of an error in a worker process what it said there, without the traceback that torch puts before it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("the memory of the device is full; choose a smaller batch_size or crop") from error
+    except TomoscribeError as error:
+        *traceback, line = str(error).splitlines()
+        if not traceback:
+            raise
+        raise type(error)(line.partition(": ")[2]) from error
 
 
 @contextmanager

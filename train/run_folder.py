@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tomoscribe.engine.errors import OutputError, ParameterError
+from tomoscribe.engine.errors import OutputError, OutputExistsError, ParameterError
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from tomoscribe.train.task import STATE_KEY
@@ -45,12 +45,19 @@ class RunFolder:
 
         Raises:
             CheckpointError: the state cannot be read.
+            OutputExistsError: a model is there whose state is not.
             ParameterError: the run has other settings, another dataset or another number of processes.
         """
         try:
             state: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
             found = state[STATE_KEY]
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # A run that died in its first validation has a model and no state; one with a model of later lost it.
+            if (self.path / BEST_FILE).exists() and len(self._rows()) > 1:
+                raise OutputExistsError(
+                    f"{self.state}: expected the state of the run that is there, found none; train into another "
+                    "folder, or replace the run (--overwrite)"
+                ) from error
             return None
         except Exception as error:  # what torch raises depends on the bytes that are damaged
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -81,20 +88,20 @@ class RunFolder:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
+        # The last line may be cut short.
+        rows = [row for row in self._rows() if int(row[0]) <= step and len(row) == len(self._columns)]
         with replacing(self.path / LOG_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([self._columns, *self._rows_until(step)])
+            csv.writer(file).writerows([self._columns, *rows])
 
     def _pictures(self) -> list[Path]:
         return [p for p in (self.path / _EXAMPLES).glob("step_*.png") if p.stem[5:].isdecimal()]
 
-    def _rows_until(self, step: int) -> list[list[str]]:
+    def _rows(self) -> list[list[str]]:
         path = self.path / LOG_FILE
-        if not step or not path.exists():
+        if not path.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            # The last line may be cut short.
-            rows = [row for row in csv.reader(file) if len(row) == len(self._columns)]
-        return [row for row in rows[1:] if int(row[0]) <= step]
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            return [row for row in csv.reader(file) if row and row[0].isdecimal()]
 
     def log(self, values: Sequence[object]) -> None:
         """Add a line to the log, which is opened for it alone, so that the line is there or the error is told."""

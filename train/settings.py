@@ -101,7 +101,7 @@ class TrainingSettings(_Table):
     dice: Amount = 0.0
     focal: Amount = 0.0
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     validation_interval: Count = 250
     validation_images: Count = 64
     examples: Annotated[int, Field(ge=0)] = 4

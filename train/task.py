@@ -69,12 +69,13 @@ class SegmentationTask(lightning.LightningModule):
         """Return AdamW and the one-cycle schedule (Smith and Topin, 2017, arXiv:1708.07120)."""
         how = self._settings
         optimizer = torch.optim.AdamW(self.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        # One step more than there are, because the schedule is asked for the rate after the last step too.
+        total = how.steps + 1
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            # One step more than there are, because the schedule is asked for the rate after the last step too.
             optimizer,
             max_lr=how.learning_rate,
-            total_steps=how.steps + 1,
-            pct_start=0.1,
+            total_steps=total,
+            pct_start=max(0.1, 2 / total),  # a rise of no steps at all would divide by them
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -86,6 +86,14 @@ def test_warnings_are_told_and_bad_input_is_one_line(run, files):
     status, _, err = run("labels", files / "p", files / "t", "-o", files / "report2", "--values", "1:ribosome")
     assert status == 2
     assert "N=CLASS" in err
+    status, _, err = run(
+        "labels", files / "p", files / "t", "-o", files / "report2", "--values", "1=ribosome,1=background"
+    )
+    assert status == 2
+    assert "found two" in err
+    status, _, err = run("labels", files / "p", files / "t", "-o", files / "p" / "a__labels.mrc")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "found a file" in err
     assert not (files / "report2").exists()
 
 

@@ -66,15 +66,16 @@ def test_a_dataset_becomes_a_checkpoint_which_is_not_replaced_unless_asked(datas
 def test_a_run_is_gone_on_with_by_repeating_its_command(dataset, tmp_path, monkeypatch):
     from tomoscribe.train import recorder
 
-    command = (dataset, "-o", tmp_path / "run", *SMALL, "--steps", 6, "--checkpoint-interval", 2, "--resume")
+    output = tmp_path / "run [/red] of a long name, which a narrow terminal would wrap and colour"
+    command = (dataset, "-o", output, *SMALL, "--steps", 6, "--checkpoint-interval", 2, "--resume")
     draw = recorder.draw_examples
     monkeypatch.setattr(recorder, "draw_examples", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     result = CliRunner().invoke(app, ["train", *map(str, command)])
     assert result.exit_code == 130
     monkeypatch.setattr(recorder, "draw_examples", draw)
     _, told = run(*command)
-    assert "goes on after step 4" in " ".join(told.split())
-    assert load_checkpoint(tmp_path / "run" / "last.safetensors").training["step"] == 6
+    assert f"{output}: goes on after step 4\n" in told
+    assert load_checkpoint(output / "last.safetensors").training["step"] == 6
 
 
 def test_options_win_over_the_settings_file(dataset, tmp_path):
@@ -107,6 +108,7 @@ def test_fine_tuning_takes_the_models_size_and_says_what_it_starts_from(dataset,
     ("options", "words"),
     [
         (("--steps", 0), "options: steps"),
+        (("--seed", 10**30), "options: seed"),
         (("--precision", "fp64"), "options: precision"),
         (("--devices", "many"), "devices: expected auto or a number"),
         (("--accelerator", "tpu"), "accelerator: expected auto, cpu or gpu"),

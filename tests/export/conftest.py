@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from tomoscribe.engine.bundle import ModelSpecification
 from tomoscribe.engine.class_map import ClassMap, LabelClass
+from tomoscribe.export.graph import to_onnx
 from tomoscribe.train.checkpoint import Checkpoint, save_checkpoint
 from tomoscribe.train.unet import UNet, UNetConfiguration
 
@@ -28,6 +31,18 @@ def make_checkpoint(context):
 @pytest.fixture(scope="session", params=[0, 1], ids=["no context", "one slice of context"])
 def checkpoint(request):
     return make_checkpoint(request.param)
+
+
+@pytest.fixture(scope="session")
+def exported():
+    """Gives the graph of the checkpoint with so much context; the exporter takes seconds, so it is exported once."""
+
+    @functools.cache
+    def exported(context):
+        checkpoint = make_checkpoint(context)
+        return to_onnx(checkpoint.network, checkpoint.specification)
+
+    return exported
 
 
 @pytest.fixture(scope="session")

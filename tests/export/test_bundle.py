@@ -18,9 +18,8 @@ from tomoscribe.train.checkpoint import CheckpointError, load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint_file):
-    trained = load_checkpoint(checkpoint_file)
-    return export_module.to_onnx(trained.network, trained.specification)
+def model(exported):
+    return exported(1)
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._utils import ExceptionWrapper
 
 from tomoscribe.engine.errors import BackendUnavailableError, OutputError, ParameterError
 from tomoscribe.train.checkpoint import load_checkpoint
 from tomoscribe.train.dataset.contract import IGNORE, DatasetError
 from tomoscribe.train.fit import BEST_FILE, LAST_FILE, LOG_FILE, STATE_FILE, TrainingError, fit
+from tomoscribe.train.loss import SegmentationLoss
 from tomoscribe.train.metrics import ConfusionMatrix
 from tomoscribe.train.settings import AugmentationSettings, Devices
+from tomoscribe.train.task import SegmentationTask
+from tomoscribe.train.unet import UNet, UNetConfiguration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +74,7 @@ def test_a_small_problem_is_learnt_and_the_run_is_on_record(images, small, tmp_p
 def test_the_checkpoint_labels_as_the_validation_measured(images, small, tmp_path):
     """The Dice on record is that of the network that comes back, run as anyone would run it."""
     images.volumes[2][1][1, 10:30, :15] = IGNORE  # neither right nor wrong
-    checkpoint = load_checkpoint(fit(images, small(steps=30), tmp_path))
+    checkpoint = load_checkpoint(fit(images, small(steps=25, examples=0), tmp_path))
     truth = images.volumes[2][1]
     windows = np.stack([images.read(number, 1)[0] for number in images.numbers("dev")])
     with torch.inference_mode():
@@ -83,7 +87,7 @@ def test_the_checkpoint_labels_as_the_validation_measured(images, small, tmp_pat
 def test_the_seed_decides_the_run(images, small, tmp_path):
     def losses(seed):
         found = []
-        fit(images, small(steps=3, seed=seed), tmp_path, progress=lambda _, loss: found.append(loss))
+        fit(images, small(steps=3, seed=seed, examples=0), tmp_path, progress=lambda _, loss: found.append(loss))
         return found
 
     torch.manual_seed(98)
@@ -98,7 +102,7 @@ def test_the_seed_decides_the_run(images, small, tmp_path):
 def test_the_best_checkpoint_is_the_later_one_of_the_highest_mean_dice(images, small, tmp_path, monkeypatch):
     planned = iter([0.5, 0.7, 0.6, 0.7, 0.2])
     monkeypatch.setattr(ConfusionMatrix, "mean_dice", lambda _: next(planned))
-    fit(images, small(steps=5, validation_interval=1), tmp_path)
+    fit(images, small(steps=5, validation_interval=1, examples=0), tmp_path)
     assert load_checkpoint(tmp_path / BEST_FILE).training["step"] == 4
     assert load_checkpoint(tmp_path / LAST_FILE).training["step"] == 5
 
@@ -108,7 +112,7 @@ def test_training_ends_after_as_many_validations_without_a_better_one_as_were_as
 ):
     planned = iter([0.5, 0.7, 0.6, 0.7, 0.9])
     monkeypatch.setattr(ConfusionMatrix, "mean_dice", lambda _: next(planned))
-    settings = small(steps=5, validation_interval=1, patience=2)
+    settings = small(steps=5, validation_interval=1, patience=2, examples=0)
     fit(images, settings, tmp_path)
     assert [row["step"] for row in read_log(tmp_path)] == ["1", "2", "3", "4"]
     before = (tmp_path / LAST_FILE).read_bytes()
@@ -117,20 +121,20 @@ def test_training_ends_after_as_many_validations_without_a_better_one_as_were_as
 
 
 def test_mixed_precision_learns_too(images, small, tmp_path):
-    fit(images, small(precision="bf16", steps=45), tmp_path)
+    fit(images, small(precision="bf16", steps=45, examples=0), tmp_path)
     assert float(read_log(tmp_path)[-1]["dice_SmallBlob"]) > 0.8
     assert all(t.dtype != torch.bfloat16 for t in load_checkpoint(tmp_path / BEST_FILE).network.state_dict().values())
 
 
 def test_every_term_of_the_loss_learns(images, small, tmp_path):
-    fit(images, small(class_weights="balanced", dice=0.5, focal=1.0), tmp_path)
+    fit(images, small(class_weights="balanced", dice=0.5, focal=1.0, examples=0), tmp_path)
     assert float(read_log(tmp_path)[-1]["dice_SmallBlob"]) > 0.8
 
 
 def test_class_weights_weigh(images, small, tmp_path):
     def first_loss(weights):
         found = []
-        settings = small(steps=1, class_weights=weights)
+        settings = small(steps=1, class_weights=weights, examples=0)
         fit(images, settings, tmp_path, progress=lambda _, loss: found.append(loss))
         return found[0]
 
@@ -143,7 +147,7 @@ def test_what_is_not_known_is_not_learnt(images, small, tmp_path):
     """Where all labels but one class are unknown, the network gives that class everywhere."""
     for _, labels in images.volumes[:2]:
         labels[labels == 0] = IGNORE
-    fit(images, small(steps=40), tmp_path)
+    fit(images, small(steps=40, examples=0), tmp_path)
     checkpoint = load_checkpoint(tmp_path / LAST_FILE)
     slices, _ = images.read(int(images.numbers("dev")[0]), 1)
     with torch.inference_mode():
@@ -152,7 +156,7 @@ def test_what_is_not_known_is_not_learnt(images, small, tmp_path):
 
 
 def test_worker_processes_change_nothing(images, small, tmp_path):
-    settings = small(steps=4, validation_interval=4)
+    settings = small(steps=3, examples=0)
     for folder, workers in (("none", 0), ("one", 1)):
         fit(images, settings, tmp_path / folder, devices=Devices(workers=workers))
     files = [(tmp_path / folder / LAST_FILE).read_bytes() for folder in ("none", "one")]
@@ -193,7 +197,7 @@ def test_an_interrupt_comes_through_and_leaves_whole_checkpoints(images, small, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(images, small(validation_interval=5), tmp_path, progress=interrupt)
+        fit(images, small(validation_interval=5, examples=0), tmp_path, progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
     assert [row["step"] for row in read_log(tmp_path)] == ["5", "10"]
     assert load_checkpoint(tmp_path / LAST_FILE).training["step"] == 10
@@ -223,6 +227,12 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(images, sma
         (images, small(crop=18), ParameterError, "crop: expected a multiple of 4"),
         (images, small(crop=44), ParameterError, "crop: expected 1 to 40"),
         (images, small(crop=None, depth=6), ParameterError, "smaller depth"),
+        (
+            images,
+            small(crop=4, batch_size=1),
+            ParameterError,
+            "crop: expected 8 or more",
+        ),
         (images, small(class_weights=(1.0, 1.0)), ParameterError, "class_weights: expected 3"),
         (images, small(precision="fp16"), ParameterError, "fp16 needs a GPU"),
     ):
@@ -245,6 +255,49 @@ def test_the_crop_is_what_the_images_and_the_network_allow(images, small, tmp_pa
     plain = AugmentationSettings(flips=False)
     fit(images, small(steps=1, crop=None, depth=4, augmentation=plain), tmp_path)  # 32 of 40 pixels
     assert load_checkpoint(tmp_path / LAST_FILE).network.configuration.depth == 4
+
+
+@pytest.mark.parametrize("steps", [*range(1, 4), 9, 19])
+def test_a_run_may_be_as_short_as_it_likes(small, steps):
+    """The schedule's rise takes a tenth of the steps, which may be none."""
+    settings = small(steps=steps)
+    task = SegmentationTask(UNet(UNetConfiguration(classes=2, depth=1, base_width=1)), SegmentationLoss(), settings, {})
+    configured = task.configure_optimizers()
+    rates = []
+    for _ in range(steps):
+        rates.append(configured["optimizer"].param_groups[0]["lr"])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    assert max(rates) <= settings.learning_rate * (1 + 1e-9)
+    assert steps < 3 or configured["optimizer"].param_groups[0]["lr"] <= rates[0]
+
+
+def test_a_dev_split_that_cannot_tell_checkpoints_apart_is_told(images, small, tmp_path):
+    images.counts[images.numbers("dev"), 1:] = 0
+    notes = []
+    fit(images, small(steps=1, examples=0), tmp_path, note=notes.append)
+    assert notes == ["the dev split has no voxel of any class, so that the last checkpoint counts as the best"]
+
+
+def test_an_error_of_a_worker_process_is_one_line(images, small, tmp_path, monkeypatch):
+    def read(number, context):
+        try:
+            raise DatasetError("x.zarr: damaged; build the dataset again")
+        except DatasetError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    monkeypatch.setattr(images, "read", read)
+    with pytest.raises(DatasetError, match=r"^x\.zarr: damaged; build the dataset again$"):
+        fit(images, small(steps=1), tmp_path)
+
+
+def test_a_full_memory_is_told_with_what_to_do(images, small, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(SegmentationTask, "training_step", full)
+    with pytest.raises(TrainingError, match="memory of the device is full; choose a smaller batch_size or crop"):
+        fit(images, small(steps=1), tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

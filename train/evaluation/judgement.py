@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscribe.engine.class_map import ClassMap
-from tomoscribe.train.dataset.contract import IGNORE
+from tomoscribe.train.dataset.contract import IGNORE, DatasetError
 from tomoscribe.train.evaluation.calibration import Calibration
 from tomoscribe.train.evaluation.tolerance import TolerantCounts
 from tomoscribe.train.metrics import ConfusionMatrix, ratio
@@ -123,6 +123,7 @@ def judge(comparison: Comparison, *, tolerance: int, progress: Callable[[], None
         progress: called after each image.
 
     Raises:
+        DatasetError: no voxel counts.
         ParameterError: labels that the class map does not have.
         TomoscribeError: an image cannot be read.
     """
@@ -147,6 +148,11 @@ def judge(comparison: Comparison, *, tolerance: int, progress: Callable[[], None
             tolerant.add(image.labels, image.truth, counts)
         if progress is not None:
             progress()
+    if not any(confusion.counts.any() for confusion in tomograms.values()):
+        raise DatasetError(
+            f"truth: expected voxels whose class is known, found none in {', '.join(list(tomograms)[:5])}; see what "
+            "its values mean"
+        )
     stacked = np.array(overlaps, np.int64).reshape(-1, 3, classes)
     return Judgement(comparison.class_map, tomograms, places, stacked, calibration, tolerant)
 

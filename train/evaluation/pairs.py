@@ -61,7 +61,7 @@ def find_pairs(prediction: str, truth: str, tomogram: str | None = None) -> Foun
     Raises:
         TomogramNotFoundError: a folder or form that gives nothing, no two that go together, or a pair without its
             tomogram.
-        ParameterError: one file against many.
+        ParameterError: one file against many, or two files for one tomogram.
     """
     given, wanted = _find(prediction, _LABEL_SUFFIXES), _find(truth, _TRUTH_SUFFIXES)
     images = {} if tomogram is None else _find(tomogram, _TOMOGRAM_SUFFIXES)
@@ -110,8 +110,15 @@ def _find_in_folder(folder: Path, suffixes: Sequence[str]) -> Mapping[str | None
     for suffix in suffixes:
         found: dict[str | None, Path] = {}
         for path in sorted(folder.iterdir()):
-            name, _, ending = tomogram_stem(path).partition("__")
-            if ending == suffix and path.name.lower().endswith(_ENDINGS) and not path.name.startswith("."):
+            stem = tomogram_stem(path)
+            fits = stem.endswith(f"__{suffix}") if suffix else "__" not in stem
+            if fits and path.name.lower().endswith(_ENDINGS) and not path.name.startswith("."):
+                name = stem.removesuffix(f"__{suffix}")
+                if name in found:
+                    raise ParameterError(
+                        f"{path}: expected one file for the tomogram {name}, found {found[name].name} too; say which "
+                        f"with a form, such as '{folder}/{{tomogram}}{path.name.removeprefix(name)}'"
+                    )
                 found[name] = path
         if found:
             return found

@@ -38,8 +38,10 @@ def check_report_folder(output: Path, overwrite: bool) -> None:
     """See that a report may be written, before the work.
 
     Raises:
-        OutputExistsError: there is one and `overwrite` is not set.
+        OutputExistsError: there is one and `overwrite` is not set, or the place is a file's.
     """
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"{output}: expected a folder for the report, found a file; choose another place")
     for name in (REPORT_FILE, JSON_FILE):
         if (output / name).exists() and not overwrite:
             raise OutputExistsError(f"{output / name}: is there already; pass --overwrite to replace the report")

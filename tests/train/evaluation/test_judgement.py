@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tomoscribe.train.dataset.contract import DatasetError
 from tomoscribe.train.evaluation.judgement import NEIGHBOURHOOD, JudgedImage, Judgement, Place, judge, worst_images
 from tomoscribe.train.metrics import ConfusionMatrix
 
@@ -52,6 +53,13 @@ def test_what_an_earlier_image_has_does_not_count_again(comparison):
     np.testing.assert_array_equal(judgement.tomograms["a"].counts, expected)
     assert judgement.calibration.given.sum() == judgement.total.counts.sum()
     assert judgement.tolerant.found[2].sum() == judgement.total.found[2]
+
+
+def test_a_truth_that_knows_nothing_is_refused(comparison):
+    for truth in comparison.truth.values():
+        truth[:] = 255
+    with pytest.raises(DatasetError, match="expected voxels whose class is known, found none in a, b"):
+        judge(comparison, tolerance=1)
 
 
 def test_without_scores_and_tolerance_there_are_no_such_figures(comparison):

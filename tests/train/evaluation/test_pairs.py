@@ -62,6 +62,20 @@ def test_folders_are_paired_by_tomogram_and_what_is_alone_is_told(touch):
     assert ".c" not in told
 
 
+def test_two_underscores_may_be_in_a_tomograms_name(touch):
+    folder = touch("p/a__bin4__labels.mrc", "t/a__bin4__truth.mrc")
+    (pair,) = find_pairs(f"{folder}/p", f"{folder}/t").pairs
+    assert (pair.name, pair.prediction.name) == ("a__bin4", "a__bin4__labels.mrc")
+
+
+def test_of_two_files_for_one_tomogram_none_is_taken_silently(touch):
+    folder = touch("p/a__labels.mrc", "p/a__labels.tif", "t/a__truth.mrc")
+    with pytest.raises(ParameterError, match=r"a__labels\.tif: expected one file for the tomogram a, found a__labels"):
+        find_pairs(f"{folder}/p", f"{folder}/t")
+    form = f"{folder}/p/{{tomogram}}__labels.tif"
+    assert find_pairs(form, f"{folder}/t").pairs[0].prediction.name == "a__labels.tif"
+
+
 def test_the_next_name_is_looked_for_only_where_there_is_none_of_the_one_before(touch):
     folder = touch("p/a.mrc", "t/a__labels.mrc", "t/a.mrc")
     (pair,) = find_pairs(f"{folder}/p", f"{folder}/t").pairs
