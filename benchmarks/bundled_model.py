@@ -2,9 +2,11 @@
 
     python benchmarks/bundled_model.py --output benchmarks/results [--real FOLDER]
 
-The phantoms are drawn as those of the training recipe, with other seeds. `--real` names a folder with
-the crops of `REAL_CROPS` and ``membrane_slices`` (DLCryoTomo's images with hand-drawn membrane masks, whose origin is
-not documented, so they are judged and not shown); they are not part of tomoscribe.
+The phantoms are those of the recipe's test split: drawn as the training phantoms are, with other seeds. They are judged
+twice: as they are drawn, and all imaged at one signal-to-noise ratio (`--signal-to-noise`), by default the median of
+what ``phantom_realism.py`` says of real images. `--real` names a folder with the crops of `REAL_CROPS` and
+``membrane_slices`` (DLCryoTomo's images with hand-drawn membrane masks); they are not part of tomoscribe. The origin of
+DLCryoTomo's images is not documented, so they are judged, and only masks and labels are drawn.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ import argparse
 import csv
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
+from PIL import Image
 
 from tomoscribe.engine import Segmenter, open_tomogram
 from tomoscribe.engine.picture import draw_overview
-from tomoscribe.train.evaluate import compare_label_volumes
+from tomoscribe.train.dataset.recipe import PhantomSource, read_recipe
+from tomoscribe.train.evaluation.volumes import compare_label_volumes
 from tomoscribe.train.metrics import ConfusionMatrix
-from tomoscribe.train.phantom import make_phantom
+from tomoscribe.train.phantom import PhantomParameters, make_phantom
 from tomoscribe.train.phantom.files import write_phantom
-from tomoscribe.train.recipe import read_recipe
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,30 @@ REAL_CROPS = (
     RealCrop("membrane_16.rec", 19.7, False, "16 voxels of a bacterial membrane (visfd's tests, MIT)"),
     RealCrop("blobs_27x32x22.rec", 19.3, False, "Particles (visfd's tests, MIT)"),
 )
-RECIPE = Path(__file__).resolve().parent.parent / "train" / "recipes" / "bundled.toml"
+RECIPE = Path(__file__).resolve().parent.parent / "train" / "recipes" / "bundled-dataset.yaml"
 MEMBRANES = (3, 4)
+# The median of benchmarks/results/phantom_realism.md.
+SIGNAL_TO_NOISE = 0.2
 
 
-def judge_phantoms(segmenter: Segmenter, count: int, folder: Path) -> list[str]:
+def test_parameters(count: int) -> list[PhantomParameters]:
+    """Return the parameters of the recipe's test phantoms, the first `count`."""
+    sources = [source for source in read_recipe(RECIPE).sources if isinstance(source, PhantomSource)]
+    return [drawn for source in sources if source.split == "test" for drawn in source.phantoms.drawn()][:count]
+
+
+def judge_phantoms(segmenter: Segmenter, phantoms: list[PhantomParameters], folder: Path) -> list[str]:
     """Segment phantoms and return a Markdown table of Dice per class."""
     class_map = segmenter.bundle.specification.class_map
     names = [label_class.name for label_class in class_map.classes]
     lines = [
-        "| phantom | voxel size, Å | signal to noise | " + " | ".join(names) + " |",
-        "|" + "---|" * (3 + len(names)),
+        "| phantom | voxel size, Å | signal to noise | " + " | ".join(names) + " | mean |",
+        "|" + "---|" * (4 + len(names)),
     ]
     pooled = ConfusionMatrix(len(class_map) + 1)
-    for number, parameters in enumerate(read_recipe(RECIPE).test_parameters(count)):
-        files = write_phantom(make_phantom(parameters), folder / f"test{number}.mrc")
-        result = segmenter.segment(files.tomogram)
+    for number, parameters in enumerate(phantoms):
+        files = write_phantom(make_phantom(parameters), folder / f"test{number}.mrc", overwrite=True)
+        result = segmenter.segment(files.tomogram, overwrite=True)
         confusion = compare_label_volumes(result.labels, files.truth, class_map)
         pooled.counts += confusion.counts
         cells = [str(number), f"{parameters.voxel_size:.1f}", f"{parameters.imaging.signal_to_noise:.2f}"]
@@ -69,11 +81,12 @@ def judge_phantoms(segmenter: Segmenter, count: int, folder: Path) -> list[str]:
 
 
 def _dice_cells(confusion: ConfusionMatrix) -> list[str]:
-    """Return a cell for each class: Dice, or the share of voxels wrongly given where the truth has none."""
+    """Return a cell for each class, Dice, or the share of voxels wrongly given where it is not there; and the mean."""
     there, total = confusion.counts.sum(axis=1), confusion.counts.sum()
     wrong = confusion.counts.sum(axis=0) / total
     dice = confusion.dice()
-    return [f"{dice[n]:.3f}" if there[n] else f"– ({wrong[n]:.2%})" for n in range(1, len(there))]
+    cells = [f"{dice[n]:.3f}" if there[n] else f"– ({wrong[n]:.2%})" for n in range(1, len(there))]
+    return [*cells, f"{dice[1:][there[1:] > 0].mean():.3f}"]
 
 
 def draw_real(segmenter: Segmenter, crop: RealCrop, real: Path, folder: Path, output: Path) -> list[str]:
@@ -87,10 +100,11 @@ def draw_real(segmenter: Segmenter, crop: RealCrop, real: Path, folder: Path, ou
     return ["", f"{crop.description}. {shares}.", "", f"![{crop.file} and its labels]({picture.name})"]
 
 
-def judge_membranes(segmenter: Segmenter, real: Path, folder: Path) -> list[str]:
-    """Segment real slices and return a Markdown table of membrane Dice by source slice."""
+def judge_membranes(segmenter: Segmenter, real: Path, folder: Path, output: Path) -> list[str]:
+    """Segment real slices, draw one of each source, and return a Markdown table of membrane Dice by source slice."""
     images = real / "membrane_slices"
     counts: dict[str, ConfusionMatrix] = defaultdict(lambda: ConfusionMatrix(2))
+    panels: dict[str, Image.Image] = {}
     with (images / "groups.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             image = tifffile.imread(images / row["file"])
@@ -104,8 +118,33 @@ def judge_membranes(segmenter: Segmenter, real: Path, folder: Path) -> list[str]
                 labels.read_slices(0, found)
             mask = tifffile.imread(images / row["mask"]) > 127
             counts[row["source_slice"]].add(np.isin(found[0], MEMBRANES).astype(np.uint8), mask.astype(np.uint8))
+            panels.setdefault(row["source_slice"], _mask_panel(found[0], mask, segmenter))
+    picture = output / "bundled_model_membranes.png"
+    _in_a_row([panels[name] for name in sorted(panels)]).save(picture)
     lines = ["| source slice | membrane Dice |", "|---|---|"]
-    return lines + [f"| {name} | {confusion.dice()[1]:.3f} |" for name, confusion in sorted(counts.items())]
+    lines += [f"| {name} | {confusion.dice()[1]:.3f} |" for name, confusion in sorted(counts.items())]
+    return [*lines, "", f"![Hand-drawn masks in grey and labels in colour]({picture.name})"]
+
+
+def _mask_panel(labels: NDArray[np.int16], mask: NDArray[np.bool_], segmenter: Segmenter) -> Image.Image:
+    """Draw labels in their colours over a mask in grey; the image itself is not shown."""
+    colours = np.zeros((len(segmenter.bundle.specification.class_map) + 1, 3))
+    for label_class in segmenter.bundle.specification.class_map.classes:
+        colours[label_class.number] = label_class.colour
+    grey = np.repeat(np.where(mask, 150.0, 18.0)[..., np.newaxis], 3, axis=2)
+    found = (labels > 0)[..., np.newaxis]
+    return Image.fromarray(np.where(found, 0.35 * grey + 0.65 * colours[labels], grey).astype(np.uint8))
+
+
+def _in_a_row(panels: list[Image.Image]) -> Image.Image:
+    gap = 8
+    width = sum(panel.width + gap for panel in panels) - gap
+    row = Image.new("RGB", (width, max(panel.height for panel in panels)), (70, 70, 70))
+    left = 0
+    for panel in panels:
+        row.paste(panel, (left, 0))
+        left += panel.width + gap
+    return row
 
 
 def main() -> None:
@@ -114,12 +153,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--model", type=Path, help="a bundle; by default the bundled model")
     parser.add_argument("--phantoms", type=int, default=12)
+    parser.add_argument("--signal-to-noise", type=float, default=SIGNAL_TO_NOISE)
     parser.add_argument("--real", type=Path, help="folder with the real images")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    phantoms = test_parameters(arguments.phantoms)
+    noisy = [replace(p, imaging=replace(p.imaging, signal_to_noise=arguments.signal_to_noise)) for p in phantoms]
     with tempfile.TemporaryDirectory() as temporary, Segmenter(arguments.model) as segmenter:
         folder = Path(temporary)
-        command = f"python benchmarks/bundled_model.py --phantoms {arguments.phantoms}"
+        command = (
+            f"python benchmarks/bundled_model.py --phantoms {arguments.phantoms} "
+            f"--signal-to-noise {arguments.signal_to_noise:g}"
+        )
         command += " --real FOLDER" if arguments.real else ""
         report = [
             f"# {segmenter.bundle.specification.name}",
@@ -130,7 +175,11 @@ def main() -> None:
             "",
             "A dash stands where the truth has none of a class, with the share of all voxels that were given it.",
             "",
-            *judge_phantoms(segmenter, arguments.phantoms, folder),
+            *judge_phantoms(segmenter, phantoms, folder),
+            "",
+            f"## The same at a signal-to-noise ratio of {arguments.signal_to_noise:g}",
+            "",
+            *judge_phantoms(segmenter, noisy, folder),
         ]
         if arguments.real:
             report += ["", "## Real crops: share of the volume by class"]
@@ -143,7 +192,7 @@ def main() -> None:
                 "Both membrane classes against the masks. The masks leave some membranes out, and the pixel size is",
                 "not known. Variants of one source slice are pooled.",
                 "",
-                *judge_membranes(segmenter, arguments.real, folder),
+                *judge_membranes(segmenter, arguments.real, folder, arguments.output),
             ]
         (arguments.output / "bundled_model.md").write_text("\n".join(report) + "\n", encoding="utf-8")
     print("\n".join(report))

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from tomoscribe.engine import DEFAULT_CLASS_MAP, Bundle, default_bundle, segment
-from tomoscribe.train.evaluate import compare_label_volumes
+from tomoscribe.train.checkpoint import load_checkpoint
+from tomoscribe.train.dataset.recipe import PhantomSource, read_recipe
+from tomoscribe.train.evaluation.volumes import compare_label_volumes
 from tomoscribe.train.phantom import PhantomParameters, SampleParameters, make_phantom
 from tomoscribe.train.phantom.files import write_phantom
-from tomoscribe.train.recipe import read_recipe
+from tomoscribe.train.settings import TrainingSettings
 from tomoscribe.train.unet import UNetConfiguration
+from tomoscribe.train.yaml_file import read_yaml
 
-RECIPE = Path(__file__).resolve().parents[2] / "train" / "recipes" / "bundled.toml"
+RECIPES = Path(__file__).resolve().parents[2] / "train" / "recipes"
 
 
 def test_it_is_whole_and_small():
@@ -24,16 +27,27 @@ def test_it_is_whole_and_small():
     assert bundle.parity["fp32"]["largest_score_difference"] <= 1
 
 
-def test_it_is_what_the_committed_recipe_makes():
-    bundle, recipe = Bundle.load(default_bundle()), read_recipe(RECIPE)
-    configuration = bundle.training["configuration"]
-    assert UNetConfiguration.from_json(configuration["network"]) == recipe.fit.network
-    for name in ("name", "steps", "batch_size", "learning_rate", "seed"):
-        assert configuration[name] == getattr(recipe.fit, name), name
-    assert bundle.training["phantoms"] == recipe.provenance()["phantoms"]
-    sizes = [parameters.voxel_size for parameters in recipe.training_parameters()]
+def test_it_is_what_the_committed_recipes_make():
+    bundle = Bundle.load(default_bundle())
+    recipe = read_recipe(RECIPES / "bundled-dataset.yaml")
+    settings = read_yaml(RECIPES / "bundled-training.yaml", TrainingSettings)
+    assert bundle.training["settings"] == settings.model_dump(mode="json")
+    assert bundle.training["dataset"]["recipe"] == recipe.model_dump(mode="json")
+    sizes = [
+        drawn.voxel_size
+        for source in recipe.sources
+        if isinstance(source, PhantomSource)
+        for drawn in source.phantoms.drawn()
+    ]
     assert bundle.specification.voxel_size == (min(sizes), max(sizes))
-    assert bundle.specification.halo == recipe.fit.network.halo
+    size = UNetConfiguration(len(DEFAULT_CLASS_MAP) + 1, settings.context, settings.depth, settings.base_width)
+    assert (bundle.specification.context, bundle.specification.halo) == (size.context, size.halo)
+
+
+def test_a_training_can_start_from_it():
+    bundle = Bundle.load(default_bundle())
+    checkpoint = load_checkpoint(bundle.artifact_path("checkpoint"))
+    assert checkpoint.specification == bundle.specification
 
 
 def test_it_finds_all_five_features_in_a_phantom_that_it_never_saw(tmp_path):

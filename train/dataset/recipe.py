@@ -54,12 +54,13 @@ class TileRule(_Model):
     Attributes:
         size: height and width of a tile in pixels.
         background: share of the images that have no foreground, 0 up to but not 1; ``all`` keeps every image.
-        context: slices that are kept on each side of an image.
+        context: slices that are kept on each side of an image; the bundled model, from which a training may start,
+            looks at three.
     """
 
     size: int = Field(default=512, ge=16, le=4096)
     background: Annotated[float, Field(ge=0, lt=1)] | Literal["all"] = 0.1
-    context: int = Field(default=2, ge=0, le=16)
+    context: int = Field(default=3, ge=0, le=16)
 
 
 class SplitRule(_Model):

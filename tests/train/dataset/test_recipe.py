@@ -68,7 +68,7 @@ def test_every_key_is_read(tmp_path):
 def test_what_is_not_said_has_defaults(tmp_path):
     recipe = read(tmp_path)
     assert recipe.class_map == DEFAULT_CLASS_MAP
-    assert (recipe.tiles.size, recipe.tiles.background, recipe.tiles.context) == (512, 0.1, 2)
+    assert (recipe.tiles.size, recipe.tiles.background, recipe.tiles.context) == (512, 0.1, 3)
     assert (recipe.trim, recipe.split.by, recipe.split.shares) == ("automatic", "automatic", (0.8, 0.1, 0.1))
 
 
