@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from tomoscribe.engine.intensity import intensity_of
+from tomoscribe.train.dataset.contract import IGNORE
+
 CLASSES = [{"name": "round thing", "colour": "#e69f00"}, {"name": "long thing", "colour": "#56b4e9"}]
 TILES = {"size": 32, "context": 1, "background": 0.2}
 
@@ -57,3 +60,30 @@ def lab(tmp_path):
         lab.write(f"tomograms/t{number}.mrc", intensity)
         lab.write(f"labels/t{number}__labels.mrc", labels.astype(np.int8))
     return lab
+
+
+def _normalised(volume):
+    statistics = intensity_of(volume)
+    return (volume - statistics.mean) / statistics.standard_deviation
+
+
+def _check_images(dataset, volumes, tile, invert=False):
+    """Compare every image with its place in the volumes, a plain loop over what is in memory."""
+    for number, image in enumerate(dataset.images):
+        intensity, labels = volumes[image.tomogram]
+        expected = np.pad(_normalised(intensity), ((0, 0), (0, tile), (0, tile)), mode="symmetric")
+        truth = np.pad(labels, ((0, 0), (0, tile), (0, tile)), constant_values=IGNORE)
+        window = (slice(image.top, image.top + tile), slice(image.left, image.left + tile))
+        slices, found = dataset.read(number, dataset.context)
+        np.testing.assert_array_equal(found, truth[image.z][window])
+        for row, z in zip(slices, range(image.z - dataset.context, image.z + dataset.context + 1), strict=True):
+            wanted = expected[min(max(z, 0), len(expected) - 1)][window]
+            np.testing.assert_allclose(row, -wanted if invert else wanted, atol=4e-3)
+        counts = [(found == label).sum() for label in range(len(dataset.class_map) + 1)]
+        assert dataset.counts[number].tolist() == counts
+
+
+@pytest.fixture
+def check_images():
+    """Compares every image of a dataset with its place in the volumes."""
+    return _check_images

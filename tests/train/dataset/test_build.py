@@ -2,23 +2,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 
-import mrcfile
 import numpy as np
 import pytest
 import zarr
 
 from tomoscribe.engine.errors import OutputExistsError, ParameterError
 from tomoscribe.engine.intensity import intensity_of
-from tomoscribe.train.dataset import folder, writing
+from tomoscribe.train.dataset import writing
 from tomoscribe.train.dataset.build import BadInputsError, build_dataset
-from tomoscribe.train.dataset.contract import IGNORE, SPLITS, DatasetError
+from tomoscribe.train.dataset.contract import IGNORE, SPLITS
 from tomoscribe.train.dataset.recipe import read_recipe
 from tomoscribe.train.dataset.sources import find_inputs
 from tomoscribe.train.dataset.storage import open_dataset
@@ -26,35 +20,7 @@ from tomoscribe.train.dataset.trimming import Trim
 from tomoscribe.train.phantom import draw_parameters, make_phantom
 
 
-def normalised(volume):
-    statistics = intensity_of(volume)
-    return (volume - statistics.mean) / statistics.standard_deviation
-
-
-def check_images(dataset, volumes, tile, invert=False):
-    """Compare every image with its place in the volumes, a plain loop over what is in memory."""
-    for number, image in enumerate(dataset.images):
-        intensity, labels = volumes[image.tomogram]
-        expected = np.pad(normalised(intensity), ((0, 0), (0, tile), (0, tile)), mode="symmetric")
-        truth = np.pad(labels, ((0, 0), (0, tile), (0, tile)), constant_values=IGNORE)
-        window = (slice(image.top, image.top + tile), slice(image.left, image.left + tile))
-        slices, found = dataset.read(number, dataset.context)
-        np.testing.assert_array_equal(found, truth[image.z][window])
-        for row, z in zip(slices, range(image.z - dataset.context, image.z + dataset.context + 1), strict=True):
-            wanted = expected[min(max(z, 0), len(expected) - 1)][window]
-            np.testing.assert_allclose(row, -wanted if invert else wanted, atol=4e-3)
-        counts = [(found == label).sum() for label in range(len(dataset.class_map) + 1)]
-        assert dataset.counts[number].tolist() == counts
-
-
-def arrays(output):
-    """Return when each file of arrays was written."""
-    return {path: path.stat().st_mtime_ns for path in (output / "images.zarr").rglob("c/*") if path.is_file()} | {
-        path: path.stat().st_mtime_ns for path in (output / "images.zarr").rglob("0") if path.is_file()
-    }
-
-
-def test_a_dataset_holds_what_the_files_hold(lab, tmp_path):
+def test_a_dataset_holds_what_the_files_hold(lab, tmp_path, check_images):
     build_dataset(lab.recipe(), tmp_path / "ds")
     dataset = open_dataset(tmp_path / "ds")
     assert [tomogram.name for tomogram in dataset.tomograms] == ["t0", "t1", "t2", "t3"]
@@ -92,7 +58,7 @@ def test_others_can_read_it_with_zarr_and_csv(lab, tmp_path):
         np.testing.assert_array_equal(group[f"{row['tomogram']}/voxels"][int(row["z"]), int(row["tile"])].sum(), 1024)
 
 
-def test_only_slices_near_an_image_are_stored(lab, tmp_path):
+def test_only_slices_near_an_image_are_stored(lab, tmp_path, check_images):
     intensity, labels = lab.volume(0, (60, 32, 32))
     labels[:] = 0
     labels[20:22] = 1
@@ -106,7 +72,7 @@ def test_only_slices_near_an_image_are_stored(lab, tmp_path):
     check_images(dataset, {"one": (intensity, labels)}, 32)
 
 
-def test_slices_outside_the_trim_are_context_and_no_images(lab, tmp_path):
+def test_slices_outside_the_trim_are_context_and_no_images(lab, tmp_path, check_images):
     done = []
     recipe = lab.recipe(trim=[4, 9], tiles={"size": 70, "background": "all", "context": 2})
     dataset = build_dataset(recipe, tmp_path / "ds", progress=lambda *what: done.append(what))
@@ -141,7 +107,7 @@ def test_annotated_slices_that_the_automatic_trim_leaves_out_are_told(lab, tmp_p
     assert "automatic trim" not in str(dataset.provenance["warnings"])
 
 
-def test_values_ignore_and_polarity_are_as_the_recipe_has_them(lab, tmp_path):
+def test_values_ignore_and_polarity_are_as_the_recipe_has_them(lab, tmp_path, check_images):
     intensity, labels = lab.volume(1)
     values = np.array([0, 30, 7], np.int16)[labels]
     values[:, :3] = 9
@@ -157,7 +123,7 @@ def test_values_ignore_and_polarity_are_as_the_recipe_has_them(lab, tmp_path):
     assert dataset.voxel_size == (12.0, 12.0)
 
 
-def test_maps_are_cleaned_and_put_in_order(lab, tmp_path):
+def test_maps_are_cleaned_and_put_in_order(lab, tmp_path, check_images):
     intensity, labels = lab.volume(0)
     rounds, longs = ((labels == label).astype(np.float32) for label in (1, 2))
     longs[2, 6:14, 8:30] = 0.9  # overlaps the round things, which win
@@ -172,7 +138,7 @@ def test_maps_are_cleaned_and_put_in_order(lab, tmp_path):
     check_images(dataset, {"one": (intensity, expected)}, 32)
 
 
-def test_a_missing_map_is_an_error_background_or_ignored(lab, tmp_path):
+def test_a_missing_map_is_an_error_background_or_ignored(lab, tmp_path, check_images):
     intensity, labels = lab.volume(0)
     lab.write("maps/one.mrc", intensity)
     lab.write("maps/one__RoundThing.mrc", (labels == 1).astype(np.float32))
@@ -186,7 +152,7 @@ def test_a_missing_map_is_an_error_background_or_ignored(lab, tmp_path):
         check_images(dataset, {"one": (intensity, np.where(labels == 1, 1, rest).astype(np.uint8))}, 32)
 
 
-def test_phantoms_are_what_their_seeds_make(tmp_path, lab):
+def test_phantoms_are_what_their_seeds_make(tmp_path, lab, check_images):
     table = {"count": 3, "seed": 5, "parameters": {"shape": [8, 40, 48], "sample": {"gold": [0.0, 8.0]}}}
     recipe = lab.recipe({"phantoms": table}, classes=None, tiles={"size": 48, "background": "all", "context": 1})
     dataset = build_dataset(recipe, tmp_path / "ds", processes=2)
@@ -194,223 +160,6 @@ def test_phantoms_are_what_their_seeds_make(tmp_path, lab):
     phantoms = [make_phantom(draw_parameters(table["parameters"], seed)) for seed in (5, 6, 7)]
     volumes = {f"phantom_{seed}": (p.intensity, p.labels) for seed, p in zip((5, 6, 7), phantoms, strict=True)}
     check_images(dataset, volumes, 48)
-
-
-def test_the_same_recipe_gives_the_same_dataset(lab, tmp_path):
-    recipe = lab.recipe()
-    first, again = (build_dataset(recipe, tmp_path / name, processes=n) for name, n in (("a", 1), ("b", 2)))
-    assert first.images == again.images
-    assert (tmp_path / "a/images.csv").read_bytes() == (tmp_path / "b/images.csv").read_bytes()
-    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a/images.zarr").rglob("c/**/*"))
-    assert files
-    for path in files:
-        if (tmp_path / "a" / path).is_file():
-            assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
-
-
-def test_what_has_not_changed_is_kept(lab, tmp_path):
-    output = tmp_path / "ds"
-    build_dataset(lab.recipe(), output)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
-        build_dataset(lab.recipe(), output)
-    before = arrays(output)
-    done = []
-    build_dataset(lab.recipe(), output, overwrite=True, progress=lambda *what: done.append(what))
-    assert done == []
-    assert arrays(output) == before
-    # One tomogram is written anew, and so it alone is read again.
-    intensity, labels = lab.volume(2)
-    lab.write("tomograms/t2.mrc", 3 * intensity)
-    dataset = build_dataset(lab.recipe(), output, overwrite=True, progress=lambda *what: done.append(what))
-    assert {(stage, name) for stage, name, _, _ in done} == {("labels", "t2"), ("images", "t2")}
-    assert sum(count for stage, _, count, _ in done if stage == "labels") == 12
-    check_images(dataset, {f"t{n}": lab.volume(n) for n in (0, 1, 3)} | {"t2": (3 * intensity, labels)}, 32)
-    # More context needs more intensities, and no labels; another tile size everything.
-    done.clear()
-    tiles = {"size": 32, "background": 0.2, "context": 3}
-    dataset = build_dataset(lab.recipe(tiles=tiles), output, overwrite=True, progress=lambda *what: done.append(what))
-    assert {stage for stage, *_ in done} == {"images"}
-    check_images(dataset, {f"t{n}": lab.volume(n) for n in (0, 1, 3)} | {"t2": (3 * intensity, labels)}, 32)
-    # What the labels are made with has them made again.
-    for keys in ({"trim": [0, 11]}, {"trim": [0, 11], "classes": [{"name": n, "colour": "#000000"} for n in "ab"]}):
-        done.clear()
-        recipe = lab.recipe(tiles=tiles, **keys)
-        build_dataset(recipe, output, overwrite=True, progress=lambda *what: done.append(what))
-        assert {(stage, name) for stage, name, *_ in done if stage == "labels"} == {
-            ("labels", f"t{n}") for n in range(4)
-        }
-    # A tomogram that the recipe does not name any more goes.
-    source = {**lab.source, "tomograms": ["tomograms/t0.mrc"]}
-    build_dataset(lab.recipe(source), output, overwrite=True)
-    assert [path.name for path in (output / "images.zarr").iterdir() if path.is_dir()] == ["t0"]
-
-
-def test_a_build_that_was_killed_goes_on(lab, tmp_path):
-    """Killed at several moments, its worker processes too, it leaves no dataset, and what was finished is kept."""
-    output, recipe = tmp_path / "ds", lab.recipe()
-    program = (
-        "import sys, time; from pathlib import Path\n"
-        "from tomoscribe.train.dataset.build import build_dataset\n"
-        "def progress(stage, name, count, total): print(stage, name, count, flush=True); time.sleep(0.05)\n"
-        "if __name__ == '__main__':\n"
-        "    build_dataset(Path(sys.argv[1]), Path(sys.argv[2]), processes=1, progress=progress)\n"
-    )
-    script = tmp_path / "build.py"
-    script.write_text(program)
-    for lines in (2, 6):
-        process = subprocess.Popen([sys.executable, script, recipe, output], stdout=subprocess.PIPE, text=True)
-        for _ in range(lines):
-            process.stdout.readline()
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        with pytest.raises(DatasetError, match="not finished"):
-            open_dataset(output)
-    finished = {path.name for path in (output / "images.zarr").iterdir() if path.is_dir()}
-    assert finished
-    done = []
-    dataset = build_dataset(recipe, output, progress=lambda *what: done.append(what))
-    assert not finished & {name for stage, name, *_ in done if stage == "labels"}
-    check_images(dataset, {f"t{number}": lab.volume(number) for number in range(4)}, 32)
-    assert not (output / "building").exists()
-
-
-def test_a_build_that_is_killed_while_it_removes_a_tomogram_leaves_no_part_of_it(tmp_path, monkeypatch):
-    for name in ("kept", "gone"):
-        (tmp_path / "images.zarr" / name).mkdir(parents=True)
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(folder.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        folder.clean_folder(tmp_path, {"kept"})
-    assert [path.name for path in (tmp_path / "images.zarr").iterdir()] == ["kept"]
-    monkeypatch.undo()
-    folder.clean_folder(tmp_path, {"kept"})
-    assert [path.name for path in tmp_path.iterdir()] == ["images.zarr"]
-
-
-def test_workers_end_with_a_killed_build(lab, tmp_path):
-    intensity, labels = lab.volume(0, (200, 200, 200))
-    for number in range(2):
-        lab.write(f"tomograms/t{number}.mrc", intensity)
-        lab.write(f"labels/t{number}__labels.mrc", labels.astype(np.int8))
-    script = tmp_path / "build.py"
-    script.write_text(
-        "import sys; from pathlib import Path\n"
-        "from tomoscribe.train.dataset.build import build_dataset\n"
-        "if __name__ == '__main__':\n"
-        "    build_dataset(Path(sys.argv[1]), Path(sys.argv[2]), processes=2,"
-        " progress=lambda *what: print(flush=True))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, script, lab.recipe(), tmp_path / "ds"], stdout=subprocess.PIPE, start_new_session=True
-    )
-    process.stdout.readline()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    pytest.fail("worker processes live on")
-
-
-def test_every_bad_input_is_named_before_the_long_work(lab, tmp_path):
-    _, labels = lab.volume(0)
-    lab.write("labels/t0__labels.mrc", labels[:-1].astype(np.int8))
-    lab.write("labels/t1__labels.mrc", labels.astype(np.int8), voxel_size=20.0)
-    path = lab.folder / "tomograms/t2.mrc"
-    path.write_bytes(path.read_bytes()[:-100])
-    (lab.folder / "labels/t3__labels.mrc").unlink()
-    done = []
-    with pytest.raises(BadInputsError, match=r"4 of 4 tomograms cannot be used: .* \(and 3 more\)") as caught:
-        build_dataset(lab.recipe(), tmp_path / "ds", progress=lambda *what: done.append(what))
-    assert done == []
-    assert caught.value.exit_status == 2
-    messages = [failure.message for failure in caught.value.failures]
-    for message, name in zip(messages, ("t0__labels", "t1__labels", "t2.mrc", "t3__labels"), strict=True):
-        assert name in message
-        assert "\n" not in message
-    assert not (tmp_path / "ds").exists()
-
-
-def test_a_dataset_is_not_given_up_for_one_that_cannot_be_built(lab, tmp_path):
-    images = build_dataset(lab.recipe(), tmp_path / "ds").images
-    (lab.folder / "labels/t3__labels.mrc").unlink()
-    with pytest.raises(BadInputsError, match="1 of 4"):
-        build_dataset(lab.recipe(), tmp_path / "ds", overwrite=True)
-    assert open_dataset(tmp_path / "ds").images == images
-
-
-def test_keep_going_leaves_out_what_is_bad_and_says_so(lab, tmp_path):
-    path = lab.folder / "tomograms/t2.mrc"
-    path.write_bytes(path.read_bytes()[:-100])
-    _, labels = lab.volume(1)
-    labels[5, 3, 3] = 77
-    lab.write("labels/t1__labels.mrc", labels.astype(np.int8))
-    with pytest.raises(BadInputsError, match=r"1 of 4 .*t2\.mrc"):
-        build_dataset(lab.recipe(), tmp_path / "ds")
-    dataset = build_dataset(lab.recipe(), tmp_path / "ds", keep_going=True)
-    assert [tomogram.name for tomogram in dataset.tomograms] == ["t0", "t3"]
-    left_out = dataset.provenance["left_out"]
-    assert [entry["tomogram"].rpartition("/")[2] for entry in left_out] == ["t2.mrc", "t1.mrc"]
-    assert "77" in left_out[1]["message"]
-    report = (tmp_path / "ds" / "report.md").read_text()
-    assert "## Left out" in report
-    assert "t2.mrc" in report
-    check_images(dataset, {f"t{number}": lab.volume(number) for number in (0, 3)}, 32)
-
-
-def test_a_slice_that_is_not_finite_is_found_when_it_is_needed(lab, tmp_path):
-    intensity, _ = lab.volume(3)
-    # Not among the slices that the mean is measured on: those are 16 of a deeper volume.
-    intensity = np.concatenate([intensity] * 4)
-    labels = np.concatenate([lab.volume(3)[1]] * 4)
-    lab.write("tomograms/t3.mrc", intensity)
-    with mrcfile.mmap(lab.folder / "tomograms/t3.mrc", "r+") as file:
-        file.data[3] = np.nan
-    lab.write("labels/t3__labels.mrc", labels.astype(np.int8))
-    with pytest.raises(BadInputsError, match=r"1 of 4 .*t3\.mrc: slice z = 3"):
-        build_dataset(lab.recipe(), tmp_path / "ds")
-    dataset = build_dataset(lab.recipe(), tmp_path / "ds", keep_going=True)
-    assert [tomogram.name for tomogram in dataset.tomograms] == ["t0", "t1", "t2"]
-    assert {image.tomogram for image in dataset.images} == {"t0", "t1", "t2"}
-    check_images(dataset, {f"t{number}": lab.volume(number) for number in range(3)}, 32)
-
-
-def test_nothing_that_can_be_used_is_an_error_even_when_going_on(lab, tmp_path):
-    for number in range(4):
-        (lab.folder / f"labels/t{number}__labels.mrc").unlink()
-    with pytest.raises(BadInputsError, match="4 of 4"):
-        build_dataset(lab.recipe(), tmp_path / "ds", keep_going=True)
-
-
-def test_an_unknown_voxel_size_is_asked_for(lab, tmp_path):
-    intensity, labels = lab.volume(0)
-    lab.write("one.mrc", intensity, voxel_size=0.0)
-    lab.write("one_l.mrc", labels.astype(np.int8), voxel_size=0.0)
-    source = {"tomograms": "one.mrc", "labels": "one_l.mrc"}
-    with pytest.raises(BadInputsError, match="state voxel_size in the recipe's source"):
-        build_dataset(lab.recipe(source), tmp_path / "ds")
-    assert build_dataset(lab.recipe({**source, "voxel_size": 8.0}), tmp_path / "ds").voxel_size == (8.0, 8.0)
-
-
-def test_a_trim_outside_the_volume_and_no_foreground_are_told(lab, tmp_path):
-    with pytest.raises(BadInputsError, match=r"t0\.mrc: expected a z range within 0:12, found 4:13"):
-        build_dataset(lab.recipe(trim=[4, 13]), tmp_path / "a")
-    with pytest.raises(BadInputsError, match="phantom_0: expected a trim range within 0:8"):
-        build_dataset(
-            lab.recipe({"phantoms": {"count": 1, "parameters": {"shape": [8, 32, 32]}}}, trim=[0, 9]), tmp_path / "b"
-        )
-    with pytest.raises(DatasetError, match="expected tiles with foreground, found none in 4 tomograms"):
-        build_dataset(lab.recipe(trim=[0, 1]), tmp_path / "c")
 
 
 def test_the_folder_of_something_else_is_left_alone(lab, tmp_path):
