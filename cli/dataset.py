@@ -124,4 +124,5 @@ def _summarise(made: Dataset) -> None:
     table.add_row(Text("images", "bold"), *(f"{len(counts[split]):,}" for split in SPLITS))
     out = Console(highlight=False, soft_wrap=True)
     out.print(table)
-    out.print(f"{made.path}: {len(made.images):,} images of {len(made.tomograms)} tomograms; see report.md in it")
+    many = "tomogram" if len(made.tomograms) == 1 else "tomograms"
+    out.print(f"{made.path}: {len(made.images):,} images of {len(made.tomograms)} {many}; see report.md in it")

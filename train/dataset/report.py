@@ -102,11 +102,12 @@ def _leaks(dataset: Dataset) -> list[str]:
 
 def _lines(dataset: Dataset, facts: Mapping[str, Any], pictures: Sequence[str]) -> list[str]:
     provenance = dataset.provenance
+    many = "tomogram" if len(dataset.tomograms) == 1 else "tomograms"
     lines = [
         f"# Dataset {dataset.name}",
         "",
         f"{len(dataset.images):,} images of {dataset.tile} × {dataset.tile} pixels with {dataset.context} slices of "
-        f"context on each side, from {len(dataset.tomograms)} tomograms; {facts['bytes'] / 1e9:.2f} GB. "
+        f"context on each side, from {len(dataset.tomograms)} {many}; {facts['bytes'] / 1e9:.2f} GB. "
         f"{_SPLIT_TEXT[provenance['split_by']]} Seed {provenance['seed']}.",
         "",
     ]
