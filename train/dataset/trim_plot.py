@@ -5,35 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from tomoscribe.engine.picture import BACKGROUND, BRIGHT, DIM, FRAME
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.dataset.writing import Survey
+from tomoscribe.train.plot_style import PLOT_STYLE, QUIET
 
 __all__ = ["draw_trims"]
 
 _COLUMNS = 4
 _KEPT, _CUT = "#56b4e9", "#d55e00"
-_PAPER, _LINE, _TEXT, _QUIET = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (BACKGROUND, FRAME, BRIGHT, DIM))
-_STYLE: Any = {
-    "figure.facecolor": _PAPER,
-    "savefig.facecolor": _PAPER,
-    "axes.facecolor": _PAPER,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _QUIET,
-    "axes.titlecolor": _TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "font.size": 9,
-    "savefig.dpi": 120,
-}
+_STYLE = PLOT_STYLE | {"font.size": 9, "savefig.dpi": 120}
 
 
 def draw_trims(surveys: Sequence[Survey], output: Path) -> Path:
@@ -60,14 +45,14 @@ def draw_trims(surveys: Sequence[Survey], output: Path) -> Path:
             axes.fill_between(z, profile, where=kept, step="mid", color=_KEPT, alpha=0.35, linewidth=0)
             axes.plot(z, np.where(kept, profile, np.nan), color=_KEPT, linewidth=1.2, drawstyle="steps-mid")
             axes.plot(z, np.where(kept, np.nan, profile), color=_CUT, linewidth=1.2, drawstyle="steps-mid")
-            axes.axhline(found.threshold, color=_QUIET, linewidth=0.7, linestyle=":")
+            axes.axhline(found.threshold, color=QUIET, linewidth=0.7, linestyle=":")
             axes.set_title(f"{found.record.name}  {start}:{stop} of {len(z)}", fontsize=9, loc="left")
             axes.set_ylim(bottom=0)
             axes.margins(x=0.01)
         for axes in figure.axes[len(surveys) :]:
             axes.remove()
-        figure.supxlabel("z", color=_QUIET, fontsize=9)
-        figure.supylabel("structure of the slice", color=_QUIET, fontsize=9)
+        figure.supxlabel("z", color=QUIET, fontsize=9)
+        figure.supylabel("structure of the slice", color=QUIET, fontsize=9)
         with replacing(output) as temporary:
             figure.savefig(temporary, format="png")
     return output

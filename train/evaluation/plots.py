@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,11 +13,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from tomoscribe.engine.class_map import Colour
-from tomoscribe.engine.picture import BACKGROUND, BRIGHT, DIM, FRAME
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.evaluation.calibration import Calibration
 from tomoscribe.train.evaluation.judgement import Judgement
+from tomoscribe.train.plot_style import PAPER, PLOT_STYLE, QUIET, TEXT, hex_colour
 
 __all__ = ["draw_calibration", "draw_confusion", "draw_dice"]
 
@@ -28,28 +26,7 @@ FEWEST_VOXELS = 100
 MOST_NUMBERED = 12
 
 
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-_PAPER, _LINE, _TEXT, _QUIET = (_hex(colour) for colour in (BACKGROUND, FRAME, BRIGHT, DIM))
-_STYLE: Any = {
-    "figure.facecolor": _PAPER,
-    "savefig.facecolor": _PAPER,
-    "axes.facecolor": _PAPER,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _QUIET,
-    "axes.titlecolor": _TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "text.color": _TEXT,
-    "grid.color": _LINE,
-    "legend.frameon": False,
-    "font.size": 11,
-    "savefig.dpi": 150,
-}
+_STYLE = PLOT_STYLE | {"font.size": 11, "savefig.dpi": 150}
 
 
 def draw_confusion(judgement: Judgement, output: Path) -> None:
@@ -65,7 +42,7 @@ def draw_confusion(judgement: Judgement, output: Path) -> None:
     side = min(3.2 + 0.95 * classes, 24)
     with _saved(output, (side + 0.4, side)) as figure:
         axes = figure.subplots()
-        shades = LinearSegmentedColormap.from_list("shares", [_PAPER, "#0b4a6f", "#56b4e9", "#e9f6fd"])
+        shades = LinearSegmentedColormap.from_list("shares", [PAPER, "#0b4a6f", "#56b4e9", "#e9f6fd"])
         axes.imshow(np.nan_to_num(shares), cmap=shades, vmin=0, vmax=1, aspect="equal")
         axes.set_xticks(range(classes), names, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(classes), names)
@@ -80,7 +57,7 @@ def draw_confusion(judgement: Judgement, output: Path) -> None:
         if classes <= MOST_NUMBERED:
             for (true, given), share in np.ndenumerate(shares):
                 text = "–" if np.isnan(share) else f"{share:.1%}\n{_short(int(total.counts[true, given]))}"
-                ink = _PAPER if share > 0.6 else _TEXT
+                ink = PAPER if share > 0.6 else TEXT
                 axes.text(given, true, text, ha="center", va="center", color=ink, fontsize=9, linespacing=1.4)
 
 
@@ -90,11 +67,11 @@ def draw_calibration(judgement: Judgement, calibration: Calibration, output: Pat
     Raises:
         OutputError: the picture cannot be written.
     """
-    curves = {c.name: (calibration.curve(c.number), _hex(c.colour)) for c in judgement.class_map.classes}
-    curves["the label given"] = calibration.curve(None), _TEXT
+    curves = {c.name: (calibration.curve(c.number), hex_colour(c.colour)) for c in judgement.class_map.classes}
+    curves["the label given"] = calibration.curve(None), TEXT
     with _saved(output, (11.6, 6.6)) as figure:
         reliability, voxels = figure.subplots(1, 2)
-        reliability.plot((0, 1), (0, 1), color=_QUIET, linestyle=(0, (4, 4)), linewidth=1)
+        reliability.plot((0, 1), (0, 1), color=QUIET, linestyle=(0, (4, 4)), linewidth=1)
         for name, (curve, colour) in curves.items():
             enough = curve.voxels >= FEWEST_VOXELS
             if not enough.any():
@@ -141,7 +118,7 @@ def draw_dice(judgement: Judgement, output: Path) -> None:
     with _saved(output, (11, 1.9 + 0.62 * len(classes))) as figure:
         axes = figure.subplots()
         for row, label_class in enumerate(classes):
-            colour = _hex(label_class.colour)
+            colour = hex_colour(label_class.colour)
             values = images[:, label_class.number]
             values = values[~np.isnan(values)]
             if values.size:
@@ -162,8 +139,8 @@ def draw_dice(judgement: Judgement, output: Path) -> None:
                 tomograms[:, label_class.number],
                 row + jitter,
                 s=26,
-                color=_TEXT,
-                edgecolor=_PAPER,
+                color=TEXT,
+                edgecolor=PAPER,
                 linewidth=0.8,
                 zorder=3,
             )
