@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tomoscribe", deadline=None)
+settings.load_profile("tomoscribe")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
