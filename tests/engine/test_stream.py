@@ -189,7 +189,7 @@ def _no_thread_is_left():
     z_cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     dtype=st.sampled_from([np.int8, np.int16, np.float16, np.float32]),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_labels_are_those_of_a_loop_over_slices(
     array_tomogram, shape, context, batch, largest, slots, invert, z_cut, dtype
 ):

@@ -26,7 +26,6 @@ def plans(draw):
 
 
 @given(plans())
-@settings(deadline=None)
 def test_contributions_partition_the_slice(case):
     plan, *_ = case
     times = np.zeros(plan.slice_shape, int)
@@ -36,7 +35,6 @@ def test_contributions_partition_the_slice(case):
 
 
 @given(plans())
-@settings(deadline=None)
 def test_tiles_lie_on_the_grid_and_reach_past_what_they_contribute(case):
     plan, multiple, halo, largest = case
     for axis, size, length in zip(("rows", "columns"), plan.tile_shape, plan.slice_shape, strict=True):
@@ -53,7 +51,6 @@ def test_tiles_lie_on_the_grid_and_reach_past_what_they_contribute(case):
 
 
 @given(plans())
-@settings(deadline=None)
 def test_tiles_are_as_few_as_can_be_and_then_as_small(case):
     plan, multiple, halo, largest = case
     margin = math.ceil(halo / multiple) * multiple
@@ -70,7 +67,7 @@ def test_tiles_are_as_few_as_can_be_and_then_as_small(case):
 
 
 @given(plans(), st.integers(1, 3), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_extract_is_a_window_of_the_symmetrically_padded_slice(case, depth, random):
     plan, multiple, *_ = case
     height, width = plan.slice_shape
@@ -84,7 +81,7 @@ def test_extract_is_a_window_of_the_symmetrically_padded_slice(case, depth, rand
 
 
 @given(plans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_pasting_what_was_extracted_restores_the_slices(case):
     plan, *_ = case
     slices = np.arange(2 * math.prod(plan.slice_shape)).reshape(2, *plan.slice_shape)
@@ -208,7 +205,7 @@ def run_tiled(net, plan, slices):
     spare=st.integers(0, 40),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_tiles_give_what_the_whole_slice_gives(depth, context, shape, spare, seed):
     net = IntegerUNet(depth, context, seed)
     multiple = 2**depth

@@ -81,7 +81,7 @@ def test_number_and_seed_decide_a_crop_in_any_order_and_in_any_process():
 
 
 @given(share=st.floats(0, 1), count=st.integers(1, 120))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_of_n_crops_the_stated_share_has_foreground_and_the_rest_goes_through_all_images(share, count):
     labels = np.zeros((7, TILE, TILE), np.uint8)
     labels[0, 5, 5] = 1

@@ -109,7 +109,7 @@ class KeepingSink:
     spare=st.integers(0, 30),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_tiled_volume_equals_the_whole_one(make_bundle, array_tomogram, shape, depth, context, batch, spare, seed):
     bundle = make_bundle(depth=depth, context=context, seed=seed)
     multiple, halo = bundle.specification.tile_multiple, bundle.specification.halo

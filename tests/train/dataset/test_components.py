@@ -31,7 +31,7 @@ def masks(draw):
     return np.random.default_rng(seed).random(shape) < share
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(mask=masks(), smallest=st.integers(0, 30), depth=st.integers(1, 10), run=st.integers(1, 10))
 def test_equals_the_labelling_of_the_whole_volume(mask, smallest, depth, run):
     components = LargeComponents(reader(mask), mask.shape, smallest, depth=depth)

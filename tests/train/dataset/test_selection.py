@@ -23,7 +23,7 @@ def by_split(selection):
     return [selection.chosen[selection.split == number] for number in range(len(SPLITS))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 60), min_size=3, max_size=12), st.integers(0, 9))
 def test_by_tomogram_no_tomogram_is_in_two_splits_and_no_split_is_empty(sizes, seed):
     given_ = candidates(sizes, sizes)

@@ -20,7 +20,7 @@ def test_the_last_tile_ends_where_the_slice_ends(length, starts):
     assert Tiling((512, length), 512).corners == tuple((0, start) for start in starts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=LENGTHS, width=LENGTHS, size=SIZES)
 def test_every_pixel_is_fresh_in_exactly_one_tile(height, width, size):
     tiling = Tiling((height, width), size)
@@ -30,7 +30,7 @@ def test_every_pixel_is_fresh_in_exactly_one_tile(height, width, size):
     assert (counts == 1).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=LENGTHS, width=LENGTHS, size=SIZES)
 def test_tiles_hold_what_is_at_their_place(height, width, size):
     tiling = Tiling((height, width), size)

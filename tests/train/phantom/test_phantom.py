@@ -48,7 +48,7 @@ def test_a_phantom_is_the_same_bit_for_bit_for_the_same_seed():
     assert np.any(make_phantom(replace(parameters, seed=4)).labels != first.labels)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.tuples(st.integers(8, 24), st.integers(8, 70), st.integers(8, 70)),
     st.floats(10, 20),

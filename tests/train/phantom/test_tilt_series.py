@@ -73,7 +73,7 @@ def test_a_projection_is_the_sum_of_planes_moved_along_the_ray():
         np.testing.assert_allclose(image, expected, atol=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(4, 40), st.integers(0, 2**31))
 def test_back_projection_is_the_adjoint_of_projection(depth, height, width, seed):
     generator = np.random.default_rng(seed)

@@ -74,7 +74,7 @@ def test_voxels_that_no_feature_has_may_be_ignored(scores, read, class_map):
         assert np.array_equal(read(annotation), np.where(volume_of(path) >= 0.5, 2, IGNORE))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), smallest=st.floats(0, 12), run=st.integers(1, 6))
 def test_small_components_are_dropped(tmp_path_factory, class_map, seed, smallest, run):
     mask = np.random.default_rng(seed).random((6, 8, 9)) < 0.12
