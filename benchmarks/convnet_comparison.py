@@ -1,17 +1,18 @@
 """The U-Net beside EMAN2's convolutional network: the same data, the same time, the same machine.
 
-    python benchmarks/convnet_comparison.py DATASET --work FOLDER [--labelled FOLDER] [--steps 1200]
+    python benchmarks/convnet_comparison.py DATASET --work FOLDER [--steps 1200 | --run RUN] [--labelled FOLDER]
 
 DATASET is a dataset of phantoms (``tomoscribe dataset build``, `tiles.context` 2 or more). Both learn from its train
 split and choose on its dev split: the U-Net its checkpoint, EMAN2's networks their thresholds. Both are judged on new
 phantoms, the same samples imaged at several signal-to-noise ratios. `--labelled` names a folder with DeepFinder's
 simulated tomograms and DLCryoTomo's hand-drawn membranes, which are not part of tomoscribe; both learn from them anew.
 
-The U-Net is trained by `tomoscribe.train.fit.fit` for `--steps`. EMAN2 has one network for each feature; the time that
-the U-Net took, with reading and validation, is given to them twice over: in equal parts to all of them together, and
-wholly to each, which in sum is as many times more as there are features. They have it by the clock and in seconds of
-all cores together, whichever takes longer, so that what else the machine does cannot shorten it. Drawing and filtering
-their tiles takes nothing from it. `eman2_convnet` says what else is in their favour.
+The U-Net is trained by `tomoscribe.train.fit.fit` for `--steps`, or is that of a finished run of `tomoscribe train` on
+DATASET (`--run`), whose log has its time by the clock; all cores are taken to have been busy. EMAN2 has one network for
+each feature; the time that the U-Net took, with reading and validation, is given to them twice over: in equal parts to
+all of them together, and wholly to each, which in sum is as many times more as there are features. They have it by the
+clock and in seconds of all cores together, whichever takes longer, so that what else the machine does cannot shorten
+it. Drawing and filtering their tiles takes nothing from it. `eman2_convnet` says what else is in their favour.
 
 The folder of `--work` keeps every network and figure as it is done, and the same command goes on from there.
 
@@ -35,6 +36,7 @@ import torch
 from convnet_judging import Judge, all_scores
 from convnet_report import write_report
 from convnet_studies import Study, deepfinder_study, membrane_studies, phantom_study
+from convnet_unet import run_settings, take_unet, train_unet
 from eman2_convnet import Budget, Convnet, ConvnetTraining, choose_thresholds, train
 from eman2_tiles import CONTEXT, draw_tiles
 from numpy.typing import NDArray
@@ -43,13 +45,10 @@ from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.dataset.contract import IGNORE
 from tomoscribe.train.evaluation.predictors import CheckpointPredictor
-from tomoscribe.train.fit import fit
 from tomoscribe.train.settings import TrainingSettings
 from tomoscribe.train.yaml_file import read_yaml
 
 TOGETHER, EACH = "EMAN2, same time together", "EMAN2, same time each"
-_VALIDATIONS = 5
-_VALIDATION_IMAGES = 32
 _THRESHOLD_PIXELS = 1_000_000
 
 
@@ -72,8 +71,14 @@ class Plan:
     data: list[Any]
 
 
-def run_study(study: Study, plan: Plan, folder: Path) -> None:
+def run_study(study: Study, plan: Plan, folder: Path, run: Path | None = None) -> None:
     """Train and judge all networks of a study, as far as that is not done yet.
+
+    Args:
+        study: what on.
+        plan: how.
+        folder: of networks and figures.
+        run: of the U-Net, if it is not to be trained.
 
     Raises:
         ParameterError: the folder belongs to another plan.
@@ -90,7 +95,7 @@ def run_study(study: Study, plan: Plan, folder: Path) -> None:
     if _read(folder / "study.json", expected) != expected:
         raise ParameterError(f"{folder}: holds figures of other settings or data; choose another --work")
     _write(folder / "study.json", expected)
-    unet = _train_unet(study, plan, folder)
+    unet = _prepare_unet(study, plan, folder, run)
     _train_convnets(study, plan, folder, unet)
     networks = _load_convnets(study, plan, folder)
     thresholds = _choose_thresholds(study, plan, folder, networks)
@@ -105,30 +110,15 @@ def run_study(study: Study, plan: Plan, folder: Path) -> None:
                 _write(path, {"order": number, "confusion": judge.confusion()})
 
 
-def _train_unet(study: Study, plan: Plan, folder: Path) -> dict[str, Any]:
-    """Train the U-Net and return what that took."""
+def _prepare_unet(study: Study, plan: Plan, folder: Path, run: Path | None) -> dict[str, Any]:
+    """Train the U-Net, or take that of a run, and return what its training took."""
     path = folder / "unet.json"
-    if path.is_file():
-        return dict(_read(path))
-    _say(study, f"the U-Net, {plan.steps} steps")
-    length = {
-        "steps": plan.steps,
-        "validation_interval": -(-plan.steps // _VALIDATIONS),
-        "validation_images": _VALIDATION_IMAGES,
-        "examples": 0,
-        "seed": plan.training.seed,
-    }
-    settings = study.settings.model_copy(update=length)
-    begun, cores = time.perf_counter(), time.process_time()
-    fit(study.images, settings, folder / "unet")
-    facts = {
-        "steps": plan.steps,
-        "samples": plan.steps * settings.batch_size,
-        "seconds": time.perf_counter() - begun,
-        "core_seconds": time.process_time() - cores,
-    }
-    _write(path, facts)
-    return facts
+    if not path.is_file():
+        _say(study, f"the U-Net, {plan.steps} steps" + (f" of {run}" if run else ""))
+        place = folder / "unet"
+        training = take_unet(run, place) if run else train_unet(study, plan.steps, plan.training.seed, place)
+        _write(path, training.to_json())
+    return dict(_read(path))
 
 
 def _train_convnets(study: Study, plan: Plan, folder: Path, unet: Mapping[str, float]) -> None:
@@ -228,6 +218,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--steps", type=int, default=1200, help="of the U-Net on phantoms")
     parser.add_argument("--settings", type=Path, help="its other settings, as `tomoscribe train` takes them")
+    parser.add_argument("--run", type=Path, help="finished run of `tomoscribe train` that the U-Net is taken from")
     parser.add_argument("--share", choices=("together", "each", "both"), default="both", help="of EMAN2's networks")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.06, 0.12, 0.3, 0.6, 1.2])
     parser.add_argument("--phantoms", type=int, default=8, help="at each level")
@@ -240,7 +231,10 @@ def main() -> None:
     parser.add_argument("--labelled", type=Path, help="folder with simulated/ and real/membrane_slices/")
     parser.add_argument("--labelled-steps", type=int, default=300, help="of the U-Net on each of these")
     arguments = parser.parse_args()
-    settings = read_yaml(arguments.settings, TrainingSettings) if arguments.settings else TrainingSettings()
+    if arguments.run:
+        settings = run_settings(arguments.run, arguments.dataset)
+    else:
+        settings = read_yaml(arguments.settings, TrainingSettings) if arguments.settings else TrainingSettings()
     studies = [phantom_study(arguments.dataset, settings, arguments.levels, arguments.phantoms, arguments.slices)]
     if arguments.labelled:
         studies.append(deepfinder_study(arguments.labelled / "simulated"))
@@ -248,15 +242,16 @@ def main() -> None:
     shares = {"together": (TOGETHER,), "each": (EACH,), "both": (TOGETHER, EACH)}[arguments.share]
     for study in studies:
         on_phantoms = study is studies[0]
+        steps = settings.steps if arguments.run else arguments.steps
         plan = Plan(
-            steps=arguments.steps if on_phantoms else arguments.labelled_steps,
+            steps=steps if on_phantoms else arguments.labelled_steps,
             # One class has all the time either way.
             shares=shares if len(study.images.class_map) > 1 else (EACH,),
             dev_images=arguments.dev_images,
             training=ConvnetTraining(arguments.tiles, learning_rate=arguments.learning_rate),
             data=[arguments.levels, arguments.phantoms, arguments.slices] if on_phantoms else [],
         )
-        run_study(study, plan, arguments.work / study.name)
+        run_study(study, plan, arguments.work / study.name, arguments.run if on_phantoms else None)
     print(write_report([arguments.work / study.name for study in studies], arguments.output))
 
 
