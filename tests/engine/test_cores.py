@@ -2,21 +2,29 @@ from __future__ import annotations
 
 import pytest
 
+from tomoscribe.engine import cores
+from tomoscribe.engine.cgroup import Limits
 from tomoscribe.engine.cores import usable_cores
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", 8), ("250000 100000", 2), ("20000 100000", 1), ("9900000 100000", 8), ("", 8)]
-)
-def test_a_containers_quota_limits_the_cores(tmp_path, monkeypatch, text, cores):
+@pytest.fixture
+def quota(monkeypatch):
+    def set_quota(value):
+        monkeypatch.setattr(cores, "read_limits", lambda: Limits(cores=value))
+
+    return set_quota
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(None, 8), (2.5, 2), (0.2, 1), (99.0, 8)])
+def test_a_quota_limits_the_cores(quota, monkeypatch, allowed, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
-    (tmp_path / "cpu.max").write_text(text + "\n")
-    assert usable_cores(tmp_path / "cpu.max") == cores
-    assert usable_cores(tmp_path / "absent") == 8
+    quota(allowed)
+    assert usable_cores() == expected
 
 
-@pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
-def test_without_an_affinity_all_cores_count(tmp_path, monkeypatch, count, cores):
+@pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
+def test_without_an_affinity_all_cores_count(quota, monkeypatch, count, expected):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: count)
-    assert usable_cores(tmp_path / "absent") == cores
+    quota(None)
+    assert usable_cores() == expected
