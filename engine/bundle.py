@@ -3,9 +3,13 @@
 ::
 
     mymodel/
-      model.json         format version, specification, artifacts with their sha256, parity, training
-      model.fp32.onnx    the network in the graph contract
+      model.json               format version, specification, artifacts with their sha256, parity, training, provenance
+      model.fp32.onnx          the network in the graph contract; the reference of the others
+      model.fp16.onnx          the same in FP16 between normalisation and softmax
+      model.int8.onnx          the same, quantised, in the form that TensorRT takes
+      model.int8-cpu.onnx      the same, quantised, in the form that ONNX Runtime is fast with on a CPU
       checkpoint.safetensors   the checkpoint that it was made from, to train it further
+      parity.json, parity.md   how far each artifact is from the network that was trained, with pictures
 """
 
 from __future__ import annotations
@@ -149,8 +153,10 @@ class Bundle:
         path: the folder.
         specification: what the engine has to know.
         artifacts: the network's files by precision, such as ``fp32``, and its `CHECKPOINT`.
-        parity: how far the artifacts are from the network that was trained.
+        parity: how far the artifacts are from the network that was trained, by precision; ``passed`` is false for one
+            that was written although it drifts.
         training: where the weights come from.
+        provenance: the versions that the bundle was exported with; older bundles have none.
     """
 
     path: Path
@@ -158,6 +164,7 @@ class Bundle:
     artifacts: Mapping[str, Artifact]
     parity: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     _intact: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
@@ -193,6 +200,7 @@ class Bundle:
                 artifacts=_read_artifacts(_section(entries, "artifacts")),
                 parity=_section(entries, "parity"),
                 training=_section(entries, "training"),
+                provenance=_section({"provenance": {}, **entries}, "provenance"),
             )
         except ParameterError as error:
             raise BundleError(f"{model_file}: {error}") from error
@@ -210,6 +218,7 @@ class Bundle:
             "artifacts": {key: {"file": a.file, "sha256": a.sha256} for key, a in self.artifacts.items()},
             "parity": dict(self.parity),
             "training": dict(self.training),
+            "provenance": dict(self.provenance),
         }
         with replacing(self.path / MODEL_FILE) as temporary:
             temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

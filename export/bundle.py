@@ -2,92 +2,181 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import onnx
+import onnxruntime
+import torch
 
-from tomoscribe.engine.bundle import CHECKPOINT, MODEL_FILE, Artifact, Bundle
-from tomoscribe.engine.errors import OutputError, OutputExistsError
-from tomoscribe.export.graph import to_onnx
-from tomoscribe.export.parity import measure_parity
-from tomoscribe.train.checkpoint import Checkpoint, load_checkpoint
+from tomoscribe.engine.bundle import CHECKPOINT, Artifact, Bundle
+from tomoscribe.engine.errors import ParameterError
+from tomoscribe.export.comparison import Comparison, compare
+from tomoscribe.export.difference import draw_difference
+from tomoscribe.export.drift import layer_errors
+from tomoscribe.export.folder import new_bundle_folder
+from tomoscribe.export.graph import OPSET, to_onnx
+from tomoscribe.export.half import half_runner
+from tomoscribe.export.parity import Runner, onnxruntime_runner, pytorch_runner, remembered
+from tomoscribe.export.parity_report import write_parity_report
+from tomoscribe.export.provenance import provenance
+from tomoscribe.export.quantisation import Form, Quantisation, quantise
+from tomoscribe.export.samples import SampleSets, gather_samples
+from tomoscribe.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
-__all__ = ["export_bundle"]
+__all__ = ["DEFAULT_PRECISIONS", "PRECISIONS", "export_bundle"]
 
-_FP32_FILE = "model.fp32.onnx"
+PRECISIONS = ("fp32", "fp16", "int8", "int8-cpu")
+"""``int8`` is in the form that TensorRT takes, ``int8-cpu`` in the one that ONNX Runtime is fast with."""
+
+DEFAULT_PRECISIONS = ("fp32", "fp16")
+"""INT8 takes minutes, and slices of the user's own to be good; it is asked for."""
+
+_FORMS = {"int8": Form.TENSORRT, "int8-cpu": Form.CPU}
 _CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
-def export_bundle(checkpoint: Path, output: Path, *, overwrite: bool = False) -> Bundle:
-    """Write the bundle of a checkpoint, if its graph in ONNX Runtime answers as the network does in PyTorch.
+def export_bundle(
+    checkpoint: Path,
+    output: Path,
+    *,
+    precisions: Iterable[str] = DEFAULT_PRECISIONS,
+    tomograms: Iterable[Path] = (),
+    allow_drift: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Write the bundle of a checkpoint, if all of its artifacts answer as the network does in PyTorch FP32.
 
-    The bundle brings the checkpoint with it, so that a training can start from it. The folder is made under a
-    temporary name beside its place and renamed when it is complete.
+    The bundle brings the checkpoint with it, its convolutions' weights in float16, so that a training can start from
+    it. The folder is made under a temporary name beside its place and renamed when it is complete.
 
     Args:
         checkpoint: what ``tomoscribe train`` wrote.
         output: the bundle's folder.
+        precisions: some of `PRECISIONS`; FP32 is always written, because it is the others' reference.
+        tomograms: to calibrate INT8 on, and to compare on other slices of; phantoms are used as well.
+        allow_drift: write an artifact that its gate does not let through, and mark it.
         overwrite: replace a bundle that is there. A folder that is not a bundle is never replaced.
+        progress: is told what is being done, a few words each.
 
     Raises:
+        ParameterError: an unknown precision.
         CheckpointError: the checkpoint cannot be read.
+        TomoscribeError: a tomogram cannot be used.
         OutputExistsError: there is something at `output` that may not be replaced.
         OutputError: the folder cannot be written.
-        ParityError: the graph answers otherwise; nothing is written.
+        ParityError: an artifact does not pass its gate; nothing is written.
     """
+    wanted = {"fp32", *precisions}
+    if unknown := sorted(wanted - set(PRECISIONS)):
+        raise ParameterError(f"precision: expected some of {', '.join(PRECISIONS)}, found {', '.join(unknown)}")
     trained = load_checkpoint(checkpoint)
-    _check_free(output, overwrite)
-    beside = output.parent / f".{output.name}.{os.getpid()}.tmp"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        shutil.copyfile(checkpoint, beside / _CHECKPOINT_FILE)
-        _write(beside, trained, checkpoint.name)
-        _replace(beside, output)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror}); check space and permissions") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with new_bundle_folder(output, overwrite=overwrite) as folder:
+        tell = progress or (lambda _: None)
+        tell("slices to compare on")
+        samples = gather_samples(trained.specification, tomograms, quantised=not wanted.isdisjoint(_FORMS))
+        export = _Export(folder, trained, samples, allow_drift, tell)
+        for precision in PRECISIONS:
+            if precision in wanted:
+                export.add(precision)
+        export.finish(checkpoint)
     return Bundle.load(output)
 
 
-def _write(folder: Path, trained: Checkpoint, source: str) -> None:
-    artifact, checkpoint = folder / _FP32_FILE, Artifact.of(folder / _CHECKPOINT_FILE)
-    onnx.save(to_onnx(trained.network, trained.specification), artifact)
-    Bundle(
-        path=folder,
-        specification=trained.specification,
-        artifacts={"fp32": Artifact.of(artifact), CHECKPOINT: checkpoint},
-        parity={"fp32": measure_parity(trained.network, artifact)},
-        training={**trained.training, "checkpoint": {"file": source, "sha256": checkpoint.sha256}},
-    ).write()
+class _Export:
+    """A bundle while it is made."""
 
+    def __init__(
+        self,
+        folder: Path,
+        trained: Checkpoint,
+        samples: SampleSets,
+        allow_drift: bool,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._trained = trained
+        self._samples = samples
+        self._allow_drift = allow_drift
+        self._progress = progress
+        self._reference = remembered(pytorch_runner(trained.network))
+        self._comparisons: dict[str, Comparison] = {}
+        self._pictures: dict[str, tuple[str, str]] = {}
+        self._quantisations: dict[str, Quantisation] = {}
 
-def _check_free(output: Path, overwrite: bool) -> None:
-    if not (output.exists() or output.is_symlink()):
-        return
-    if output.is_symlink() or not (output / MODEL_FILE).is_file():
-        raise OutputExistsError(
-            f"{output}: is there and is not the folder of a model bundle, so it is not replaced; choose another place"
+    def add(self, precision: str) -> None:
+        """Write an artifact and compare it.
+
+        Raises:
+            ParityError: its gate does not let it through, and drift is not allowed.
+        """
+        artifact = self._path(precision)
+        self._progress(f"writing {precision}")
+        self._write(precision, artifact)
+        self._progress(f"comparing {precision}")
+        candidates = self._candidates(precision, artifact)
+        class_map = self._trained.specification.class_map
+        comparison = compare(
+            precision,
+            (f"PyTorch {torch.__version__}, FP32", self._reference),
+            candidates,
+            self._samples.parity,
+            class_map,
+            layer_errors(self._path("fp32"), artifact, self._samples.parity[0]) if precision != "fp32" else None,
         )
-    if not overwrite:
-        raise OutputExistsError(f"{output}: a bundle is there already; choose another folder, or overwrite it")
+        if not self._allow_drift:
+            comparison.check(artifact)
+        self._comparisons[precision] = comparison
+        picture = f"parity.{precision}.png"
+        runner = next(iter(candidates.values()))
+        shown = draw_difference(self._folder / picture, self._reference, runner, self._samples.parity, class_map)
+        self._pictures[precision] = picture, shown
 
+    def finish(self, checkpoint: Path) -> None:
+        """Write everything that is not a network."""
+        specification, training = self._trained.specification, self._trained.training
+        copy = self._folder / _CHECKPOINT_FILE
+        save_checkpoint(copy, self._trained, compact=True)
+        write_parity_report(
+            self._folder,
+            specification.name,
+            list(self._comparisons.values()),
+            self._samples.parity,
+            specification.class_map,
+            pictures=self._pictures,
+            quantisations=self._quantisations,
+        )
+        artifacts = {precision: Artifact.of(self._path(precision)) for precision in self._comparisons}
+        Bundle(
+            path=self._folder,
+            specification=specification,
+            artifacts={**artifacts, CHECKPOINT: Artifact.of(copy)},
+            parity={precision: comparison.to_json() for precision, comparison in self._comparisons.items()},
+            training={**training, "checkpoint": {"file": checkpoint.name, "sha256": Artifact.of(checkpoint).sha256}},
+            provenance=provenance(OPSET),
+        ).write()
 
-def _replace(folder: Path, output: Path) -> None:
-    """Rename a folder to its place; the bundle that was there moves aside first, because folders cannot be swapped."""
-    if not output.exists():
-        folder.rename(output)
-        return
-    aside = folder.with_suffix(".old")
-    output.rename(aside)
-    try:
-        folder.rename(output)
-    except OSError:
-        aside.rename(output)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    def _path(self, precision: str) -> Path:
+        return self._folder / f"model.{precision}.onnx"
+
+    def _write(self, precision: str, artifact: Path) -> None:
+        network, specification = self._trained.network, self._trained.specification
+        if precision in _FORMS:
+            self._quantisations[precision] = quantise(
+                self._path("fp32"),
+                self._samples.calibration,
+                self._samples.search,
+                specification.class_map,
+                artifact,
+                form=_FORMS[precision],
+            )
+        else:
+            dtype = torch.float16 if precision == "fp16" else torch.float32
+            onnx.save(to_onnx(network, specification, dtype), artifact)
+
+    def _candidates(self, precision: str, artifact: Path) -> Mapping[str, Runner]:
+        runners = {f"ONNX Runtime {onnxruntime.__version__}, CPU": onnxruntime_runner(artifact)}
+        if precision == "fp16":
+            runners[f"PyTorch {torch.__version__}, rounded to FP16 as a GPU does"] = half_runner(self._trained.network)
+        return {name: remembered(runner) for name, runner in runners.items()}

@@ -1,7 +1,9 @@
-"""The parity gate: an exported graph has to answer as the network that was trained."""
+"""Parity: how far two ways of running a network agree, and the gate that an artifact has to pass to be written."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,101 +12,258 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from tomoscribe.engine.errors import BundleError
+from tomoscribe.engine.class_map import ClassMap
+from tomoscribe.engine.cores import usable_cores
+from tomoscribe.engine.errors import BundleError, ParameterError
 from tomoscribe.export.graph import INPUTS, OUTPUTS
 from tomoscribe.train.unet import UNet
 
-__all__ = ["LABELS_EQUAL", "SCORE_DIFFERENCE", "ParityError", "measure_parity"]
+__all__ = [
+    "GATES",
+    "LEAST_PIXELS",
+    "Answer",
+    "Figures",
+    "Gate",
+    "ParityError",
+    "Runner",
+    "Sample",
+    "measure",
+    "onnxruntime_runner",
+    "pytorch_runner",
+    "remembered",
+]
 
-LABELS_EQUAL = 0.9999
-SCORE_DIFFERENCE = 1
-_SIZES = ((1, 4, 4), (2, 2, 7), (3, 9, 5))  # slices, rows and columns; the latter two in tile multiples
-_MEAN, _DEVIATION = 137.0, 23.0
+LEAST_PIXELS = 200
+"""A class that neither side gives to so many pixels has no Dice: a handful of them would decide it."""
+
+_ERRORS_ONLY = 3
 
 
 class ParityError(BundleError):
-    """An exported graph that does not answer as the network it was made from."""
+    """An artifact that does not run, or does not answer as the network it was made from."""
 
     exit_status = 1
 
 
-def measure_parity(network: UNet, artifact: Path) -> dict[str, Any]:
-    """Compare a graph in ONNX Runtime with its network in PyTorch FP32 on synthetic slices of several sizes.
+@dataclass(frozen=True)
+class Sample:
+    """Slices that two ways of running a network are compared on, as the graph contract takes them.
 
-    PyTorch's side uses its own softmax, argmax and rounding, not the graph's formulation of them.
+    Attributes:
+        name: what a report calls them, such as ``phantom 3`` or ``tomo.mrc, slices 40 to 43``.
+        slices: ``(n + 2k, h, w)`` in the file's units; h and w are multiples of the network's tile multiple.
+        mean: ``(n + 2k,)`` in the file's units.
+        rstd: ``(n + 2k,)``, one over the standard deviation, negative where the contrast is turned over.
+    """
+
+    name: str
+    slices: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    rstd: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network makes of a sample: labels ``(n, h, w)`` and scores ``(n, classes, h, w)``, 0 to 255."""
+
+    labels: NDArray[np.uint8]
+    scores: NDArray[np.uint8]
+
+
+Runner = Callable[[Sample], Answer]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far a candidate agrees with its reference.
+
+    Attributes:
+        pixels: labelled pixels that were compared.
+        labels_equal: share of them that have the same label, 0 to 1.
+        largest_score_difference: largest difference of a score, 0 to 255.
+        mean_score_difference: mean absolute difference over all pixels and classes, 0 to 255.
+        dice: Dice coefficient of the candidate's labels against the reference's by class name, background left out;
+            None for a class that neither side gives to `LEAST_PIXELS` pixels.
+    """
+
+    pixels: int
+    labels_equal: float
+    largest_score_difference: int
+    mean_score_difference: float
+    dice: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as they stand in ``model.json`` and ``parity.json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the figures of an artifact have to reach.
+
+    Attributes:
+        labels_equal: least share of equal labels.
+        largest_score_difference: largest difference of a score, of 255.
+        dice: least Dice coefficient of every class; a class has to be there if it is above 0.
+    """
+
+    labels_equal: float = 0.0
+    largest_score_difference: int = 255
+    dice: float = 0.0
+
+    def shortfalls(self, figures: Figures) -> list[str]:
+        """Return what the figures miss, each as ``expected …, found …``; nothing where they pass."""
+        missed = []
+        if not figures.labels_equal >= self.labels_equal:
+            missed.append(
+                f"expected equal labels on {self.labels_equal:.2%} of pixels, found {figures.labels_equal:.4%}"
+            )
+        if figures.largest_score_difference > self.largest_score_difference:
+            missed.append(
+                f"expected scores within {self.largest_score_difference} of 255, "
+                f"found a difference of {figures.largest_score_difference}"
+            )
+        if self.dice:
+            known = {name: dice for name, dice in figures.dice.items() if dice is not None}
+            missed += [
+                f"expected a Dice of {self.dice:.2f} for {name}, found {dice:.4f}"
+                for name, dice in known.items()
+                if not dice >= self.dice
+            ]
+            if not known:
+                missed.append("expected slices with at least one of the classes, found only background")
+        return missed
+
+
+_INT8 = Gate(dice=0.99)
+GATES: Mapping[str, Gate] = {
+    "fp32": Gate(labels_equal=0.9999, largest_score_difference=1),
+    "fp16": Gate(labels_equal=0.999),
+    "int8": _INT8,
+    "int8-cpu": _INT8,
+}
+"""By artifact."""
+
+
+def measure(reference: Runner, candidate: Runner, samples: Sequence[Sample], class_map: ClassMap) -> Figures:
+    """Compare two ways of running a network.
+
+    Args:
+        reference: the answers that are right.
+        candidate: the answers that are judged.
+        samples: what both are given.
+        class_map: the names of the labels.
+
+    Raises:
+        ParityError: the two answer in different shapes, or one of them cannot run.
+        ParameterError: there is no sample.
+    """
+    if not samples:
+        raise ParameterError("parity: expected samples to compare on, found none")
+    classes = len(class_map) + 1
+    right, given = np.zeros(classes, np.int64), np.zeros((2, classes), np.int64)
+    pixels = scores = total = largest = 0
+    for sample in samples:
+        expected, found = reference(sample), candidate(sample)
+        _check_shapes(sample, expected, found)
+        right += _counts(expected.labels[expected.labels == found.labels], classes)
+        given += np.stack([_counts(expected.labels, classes), _counts(found.labels, classes)])
+        difference = np.abs(expected.scores.astype(np.int16) - found.scores)
+        largest = max(largest, int(difference.max()))
+        total += int(difference.sum(dtype=np.int64))
+        scores += difference.size
+        pixels += expected.labels.size
+    return Figures(
+        pixels=pixels,
+        labels_equal=int(right.sum()) / pixels,
+        largest_score_difference=largest,
+        mean_score_difference=total / scores,
+        dice={
+            c.name: 2 * int(right[c.number]) / int(given[:, c.number].sum())
+            if given[:, c.number].max() >= LEAST_PIXELS
+            else None
+            for c in class_map.classes
+        },
+    )
+
+
+def onnxruntime_runner(artifact: Path) -> Runner:
+    """Return ONNX Runtime's answers, on the CPU, of a graph in the graph contract.
+
+    Args:
+        artifact: the ONNX file.
+
+    Raises:
+        ParityError: ONNX Runtime cannot load the file, or, from the runner, cannot run it.
+    """
+
+    def run(sample: Sample) -> Answer:
+        feed = dict(zip(INPUTS, (sample.slices, sample.mean, sample.rstd), strict=True))
+        try:
+            return Answer(*session.run(list(OUTPUTS), feed))
+        except Exception as error:  # ONNX Runtime has a dozen classes of its own without a common base
+            raise _cannot_run(artifact, error) from error
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = usable_cores()
+    try:
+        session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise _cannot_run(artifact, error) from error
+    return run
+
+
+def pytorch_runner(network: UNet) -> Runner:
+    """Return PyTorch's answers in FP32, by its own softmax, argmax and rounding and not the graph's.
 
     Args:
         network: the U-Net, in evaluation mode, on the CPU.
-        artifact: the ONNX file.
-
-    Returns:
-        The figures as they stand in ``model.json``: the share of labels that are equal, the largest difference of a
-        score, on how many pixels, with which versions.
 
     Raises:
-        ParityError: ONNX Runtime cannot run the file, fewer than 99.99 % of the labels are equal, or a score differs
-            by more than 1 of 255.
+        ParityError: from the runner: the network's answer is not finite.
     """
-    equal = pixels = difference = 0
-    for number, (count, rows, columns) in enumerate(_SIZES):
-        multiple = network.configuration.tile_multiple
-        shape = (count + 2 * network.configuration.context, rows * multiple, columns * multiple)
-        slices = _synthetic_slices(shape, seed=number)
-        mean = np.full(len(slices), _MEAN, np.float32)
-        rstd = np.full(len(slices), (-1) ** number / _DEVIATION, np.float32)  # the second has inverted contrast
-        labels, scores = _onnxruntime(artifact, slices, mean, rstd)
-        expected_labels, expected_scores = _pytorch(network, slices, mean, rstd)
-        if labels.shape != expected_labels.shape or scores.shape != expected_scores.shape:
-            raise ParityError(f"{artifact}: expected labels of {expected_labels.shape}, found {labels.shape}")
-        equal += int(np.count_nonzero(labels == expected_labels))
-        pixels += labels.size
-        difference = max(difference, int(np.abs(scores.astype(np.int16) - expected_scores).max()))
-    if equal < LABELS_EQUAL * pixels or difference > SCORE_DIFFERENCE:
-        raise ParityError(
-            f"{artifact.name}: expected PyTorch's labels on {LABELS_EQUAL:.2%} of the pixels and its scores within "
-            f"{SCORE_DIFFERENCE}, found {equal / pixels:.4%} and {difference}; no bundle was written"
-        )
-    return {
-        "labels_equal": equal / pixels,
-        "largest_score_difference": difference,
-        "pixels": pixels,
-        "reference": f"PyTorch {torch.__version__}, FP32",
-        "runtime": f"ONNX Runtime {onnxruntime.__version__}, CPU",
-    }
+
+    @torch.inference_mode()
+    def run(sample: Sample) -> Answer:
+        normalised = (sample.slices - sample.mean[:, None, None]) * sample.rstd[:, None, None]
+        width = 2 * network.configuration.context + 1
+        windows = np.stack([normalised[first : first + width] for first in range(len(normalised) - width + 1)])
+        logits = network(torch.from_numpy(windows))
+        if not bool(torch.isfinite(logits).all()):
+            raise ParityError(
+                f"expected finite answers of the network in PyTorch FP32, found NaN or infinity on {sample.name}; "
+                "the checkpoint's weights are of no use"
+            )
+        scores = torch.round(torch.softmax(logits, dim=1) * 255)
+        return Answer(logits.argmax(dim=1).numpy().astype(np.uint8), scores.numpy().astype(np.uint8))
+
+    return run
 
 
-def _onnxruntime(artifact: Path, *inputs: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    try:
-        session = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
-        labels, scores = session.run(list(OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))
-    except Exception as error:  # ONNX Runtime has a dozen classes of its own without a common base
-        reason = str(error).splitlines()[0]
-        raise ParityError(f"{artifact.name}: ONNX Runtime cannot run the exported graph ({reason})") from error
-    return labels, scores
+def remembered(runner: Runner) -> Runner:
+    """Return a runner that runs each sample once and keeps its answer, for a reference that is asked many times."""
+    answers: dict[int, tuple[Sample, Answer]] = {}
+
+    def run(sample: Sample) -> Answer:
+        if id(sample) not in answers:
+            answers[id(sample)] = sample, runner(sample)  # with the sample, so that its id is not given away
+        return answers[id(sample)][1]
+
+    return run
 
 
-@torch.inference_mode()
-def _pytorch(
-    network: UNet, slices: NDArray[np.float32], mean: NDArray[np.float32], rstd: NDArray[np.float32]
-) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    normalised = (slices - mean[:, None, None]) * rstd[:, None, None]
-    width = 2 * network.configuration.context + 1
-    windows = np.stack([normalised[first : first + width] for first in range(len(slices) - width + 1)])
-    logits = network(torch.from_numpy(windows))
-    scores = torch.round(torch.softmax(logits, dim=1) * 255)
-    return logits.argmax(dim=1).numpy().astype(np.uint8), scores.numpy().astype(np.int16)
+def _counts(labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    return np.bincount(labels.ravel(), minlength=classes)[:classes]
 
 
-def _synthetic_slices(shape: tuple[int, int, int], seed: int) -> NDArray[np.float32]:
-    """Return noise over dark blobs and lines of several sizes, so that a trained network finds its classes in it."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[1], : shape[2]].astype(np.float32)
-    density = np.zeros(shape[1:], np.float32)
-    for radius in (3.0, 6.0, 12.0, 24.0):
-        for _ in range(3):
-            centre_y, centre_x = random.uniform(0, shape[1]), random.uniform(0, shape[2])
-            distance = np.hypot(y - centre_y, x - centre_x)
-            density -= np.exp(-((distance / radius) ** 2) / 2)  # a blob
-            density -= np.exp(-(((distance - 2 * radius) / 2) ** 2) / 2)  # a ring around it, as membranes are
-    values = 2 * density + random.standard_normal(shape)
-    return (_MEAN + _DEVIATION * values).astype(np.float32)
+def _check_shapes(sample: Sample, expected: Answer, found: Answer) -> None:
+    for name in ("labels", "scores"):
+        shapes = getattr(expected, name).shape, getattr(found, name).shape
+        if shapes[0] != shapes[1]:
+            raise ParityError(f"expected {name} of shape {shapes[0]} on {sample.name}, found {shapes[1]}")
+
+
+def _cannot_run(artifact: Path, error: Exception) -> ParityError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ParityError(f"{artifact.name}: expected a graph that ONNX Runtime can run, found that it cannot ({reason})")

@@ -54,8 +54,14 @@ class Checkpoint:
                 raise ParameterError(f"specification: expected the network's {name} {expected}, found {found}")
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, compact: bool = False) -> None:
     """Write a checkpoint beside its place and rename it, so that the file is whole whenever it is there.
+
+    Args:
+        path: the file.
+        checkpoint: what is written.
+        compact: keep the weights of convolutions in float16, which halves the file: enough to start a training from,
+            and read back as float32.
 
     Raises:
         OutputError: it cannot be written.
@@ -69,6 +75,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     # safetensors refuses tensors that are not contiguous, which those of a channels-last network are not.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.network.state_dict().items()}
+    if compact:
+        tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     content = safetensors.torch.save(tensors, metadata={"tomoscribe": json.dumps(about)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)

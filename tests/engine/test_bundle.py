@@ -31,7 +31,7 @@ def bundle(tmp_path):
     folder.mkdir()
     (folder / "model.fp32.onnx").write_bytes(GRAPH)
     artifacts = {"fp32": Artifact.of(folder / "model.fp32.onnx")}
-    Bundle(folder, SPECIFICATION, artifacts, {"fp32": {"labels_equal": 1.0}}, {"steps": 7}).write()
+    Bundle(folder, SPECIFICATION, artifacts, {"fp32": {"labels_equal": 1.0}}, {"steps": 7}, {"opset": 18}).write()
     return folder
 
 
@@ -57,6 +57,7 @@ def test_a_written_bundle_is_read_back_whole(bundle):
     assert loaded.artifacts == {"fp32": Artifact("model.fp32.onnx", hashlib.sha256(GRAPH).hexdigest())}
     assert loaded.parity == {"fp32": {"labels_equal": 1.0}}
     assert loaded.training == {"steps": 7}
+    assert loaded.provenance == {"opset": 18}
     assert loaded.specification.classes == 3
     assert sorted(path.name for path in bundle.iterdir()) == ["model.fp32.onnx", MODEL_FILE]
 
@@ -115,7 +116,12 @@ def test_a_newer_format_says_to_upgrade_and_a_strange_one_to_export_again(bundle
     assert refusal(bundle).endswith("found '1'; export again")
 
 
-@pytest.mark.parametrize("key", ["specification", "artifacts", "parity", "training"])
+def test_a_bundle_from_before_there_was_provenance_is_read(bundle):
+    edit(bundle, lambda entries: entries.pop("provenance"))
+    assert Bundle.load(bundle).provenance == {}
+
+
+@pytest.mark.parametrize("key", ["specification", "artifacts", "parity", "training", "provenance"])
 @pytest.mark.parametrize("value", [None, 3])
 def test_a_missing_section_is_named(bundle, key, value):
     edit(bundle, lambda entries: entries.update({key: value}))

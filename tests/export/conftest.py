@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
 from tomoscribe.engine.bundle import ModelSpecification
 from tomoscribe.engine.class_map import ClassMap, LabelClass
 from tomoscribe.export.graph import to_onnx
+from tomoscribe.export.parity import Sample
 from tomoscribe.train.checkpoint import Checkpoint, save_checkpoint
 from tomoscribe.train.unet import UNet, UNetConfiguration
 
@@ -38,11 +40,29 @@ def exported():
     """Gives the graph of the checkpoint with so much context; the exporter takes seconds, so it is exported once."""
 
     @functools.cache
-    def exported(context):
+    def exported(context, dtype=torch.float32):
         checkpoint = make_checkpoint(context)
-        return to_onnx(checkpoint.network, checkpoint.specification)
+        return to_onnx(checkpoint.network, checkpoint.specification, dtype)
 
     return exported
+
+
+def make_samples(context, count=2, seed=0):
+    """Noise is enough for networks that were not trained; unlike in size, units and sign of the contrast."""
+    random = np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        shape = (number + 1 + 2 * context, 32 + 4 * number, 48 - 4 * number)
+        slices = (1000 + 50 * random.standard_normal(shape)).astype(np.float32)
+        rstd = np.full(len(slices), (-1) ** number / 50, np.float32)
+        samples.append(Sample(f"noise {number}", slices, np.full(len(slices), 1000, np.float32), rstd))
+    return samples
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """Gives samples for a network with so much context."""
+    return make_samples
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tomoscribe.export.graph import METADATA_KEY, OPSET, DeployedNetwork, to_onnx
+from tomoscribe.export.graph import METADATA_KEY, OPSET, DeployedNetwork, fold_batch_normalisation, to_onnx
 from tomoscribe.train.checkpoint import load_checkpoint
 
 
@@ -92,6 +93,71 @@ def test_batch_normalisation_is_folded(model):
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators
     assert {"Softmax", "Round"} & operators == set()  # slow in ONNX Runtime, see DeployedNetwork
+
+
+def test_folding_changes_neither_the_answer_nor_the_network(checkpoint):
+    network = checkpoint.network
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_batch_normalisation(network)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    slices = torch.randn(2, 2 * checkpoint.specification.context + 1, 32, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(slices), network(slices), rtol=1e-4, atol=1e-4)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items())
+
+
+def test_a_variance_beyond_fp16_is_folded_before_it_is_rounded(checkpoint):
+    network = copy.deepcopy(checkpoint.network)
+    with torch.no_grad():
+        network.encoder[0][0].weight *= 1000
+        network.encoder[0][1].running_mean *= 1000
+        network.encoder[0][1].running_var *= 1e6
+        assert network.encoder[0][1].running_var.max() > torch.finfo(torch.float16).max
+    for ours, theirs in zip(
+        fold_batch_normalisation(network).half().state_dict().values(),
+        fold_batch_normalisation(checkpoint.network).half().state_dict().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-4)
+
+
+def test_fp16_is_in_the_same_contract_and_between_two_casts(checkpoint, exported):
+    model = exported(checkpoint.specification.context, torch.float16)
+    onnx.checker.check_model(model, full_check=True)
+    graph = model.graph
+    assert [value.type.tensor_type.elem_type for value in graph.input] == [onnx.TensorProto.FLOAT] * 3
+    assert [value.type.tensor_type.elem_type for value in graph.output] == [onnx.TensorProto.UINT8] * 2
+    floats = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    casts = [(index, node.attribute[0].i) for index, node in enumerate(graph.node) if node.op_type == "Cast"]
+    assert [to for _, to in casts if to in floats] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
+    convolutions = [index for index, node in enumerate(graph.node) if node.op_type in ("Conv", "ConvTranspose")]
+    assert casts[0][0] < min(convolutions)
+    assert max(convolutions) < casts[1][0]
+    weights = {w.name: w.data_type for w in graph.initializer}
+    assert {weights[name] for index in convolutions for name in graph.node[index].input[1:]} == {
+        onnx.TensorProto.FLOAT16
+    }
+    # Exponentials are taken, and scores added up, in FP32.
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    }
+    for node in graph.node:
+        if node.op_type in ("Exp", "ReduceSum", "ArgMax"):
+            assert types[node.input[0]] == onnx.TensorProto.FLOAT
+
+
+def test_fp16_takes_every_size_too(checkpoint, exported):
+    model = exported(checkpoint.specification.context, torch.float16)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape in ((1, 4, 4), (3, 36, 8)):
+        feed = raw_slices(checkpoint, *shape)
+        labels, scores = session.run(["labels", "scores"], feed)
+        expected_labels, probabilities = expected(checkpoint, feed)
+        assert labels.shape == shape
+        assert np.mean(labels == expected_labels) > 0.98
+        assert np.abs(scores - probabilities).max() < 3
 
 
 def test_the_specification_is_in_the_metadata_and_no_path_is_in_the_file(checkpoint, model):

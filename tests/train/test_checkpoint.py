@@ -69,6 +69,19 @@ def test_the_layout_in_memory_does_not_matter(path, network):
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=0, atol=0)
 
 
+def test_a_compact_checkpoint_is_half_as_large_and_comes_back_in_float32(path, network):
+    compact = path.with_name("compact.safetensors")
+    save_checkpoint(compact, Checkpoint(network, SPECIFICATION), compact=True)
+    for name, tensor in safetensors.torch.load_file(compact).items():
+        assert tensor.dtype == (torch.float16 if tensor.ndim == 4 else network.state_dict()[name].dtype), name
+    loaded = load_checkpoint(compact).network.state_dict()
+    for name, tensor in network.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[name], tensor, rtol=2**-11, atol=2**-25)
+        if tensor.ndim != 4:
+            assert torch.equal(loaded[name], tensor)
+
+
 def test_a_missing_file_a_folder_and_files_of_other_kinds_are_refused(tmp_path):
     assert "found nothing" in refusal(tmp_path / "absent.safetensors")
     assert "cannot read it" in refusal(tmp_path)
