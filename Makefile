@@ -17,7 +17,9 @@ FOLDERS := engine train export cli
 demo: $(VENV)/installed
 	@$(BIN)/tomoscribe demo
 
+# TensorRT's bindings are only read, by tests that skip where they cannot be had; they need no GPU.
 test: $(VENV)/installed-dev
+	-@$(BIN)/python tests/tensorrt_bindings/fetch.py
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/installed-dev

@@ -1,0 +1,297 @@
+"""Building, proving, writing and loading a plan, call by call, on doubles that refuse what the bindings would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import tomoscribe.export.tensorrt as export_module
+from tomoscribe.engine.errors import BackendUnavailableError, BundleError
+from tomoscribe.engine.plan import PlanError, PlanFile, PlanIdentity, PlanMismatchError, PlanShapes
+from tomoscribe.engine.plan_loading import load_plan, tensorrt_version
+from tomoscribe.export.parity import ParityError, Sample
+from tomoscribe.export.tensorrt import build_plan
+from tomoscribe.export.tensorrt_layers import convolution_precisions
+
+SHAPES = PlanShapes(batch=2, height=16, width=24)
+PROPERTIES = SimpleNamespace(
+    name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=150_000_000_000
+)
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_the_hosts(monkeypatch):
+    stream = SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: PROPERTIES)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(export_module, "_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "caches" / "h200.timing"
+
+
+@pytest.fixture
+def build(bundle, gpu, cache):
+    def build(precision="fp16", **options):
+        gpu.layers = gpu.layers or layers(bundle, precision, {"fp32": "Float", "fp16": "Half"}[precision])
+        return build_plan(bundle, precision, SHAPES, samples(3), timing_cache=cache, **options)
+
+    return build
+
+
+def samples(*counts):
+    random = np.random.default_rng(0)
+    return [
+        Sample(
+            f"noise {count}",
+            (100 + 9 * random.standard_normal((count + 2, 20, 20))).astype(np.float32),
+            np.full(count + 2, 100, np.float32),
+            np.full(count + 2, 1 / 9, np.float32),
+        )
+        for count in counts
+    ]
+
+
+def layers(bundle, precision, words):
+    """What the inspector tells of a plan whose convolutions run in one precision."""
+    names = convolution_precisions(onnx.load(bundle.artifact_path(precision)))
+    tensor = {"Name": "between", "Format/Datatype": words}
+    return json.dumps({"Layers": [{"Name": "a", "Metadata": f"[ONNX Layer: {n}]", "Outputs": [tensor]} for n in names]})
+
+
+def identity(bundle, version, **changes):
+    device = export_module._identity_of(None)
+    return replace(PlanIdentity.here(bundle, "fp16", SHAPES, version, device), **changes)
+
+
+def test_a_plan_is_built_proved_written_and_loaded(build, bundle, gpu):
+    path = build()
+    version = gpu.real.__version__
+    assert path == bundle.path / "plans" / f"nvidia-h200-trt{version}-fp16-2x16x24.plan"
+    assert path.read_bytes() == b"a serialized engine"
+    loaded = load_plan(path, identity(bundle, version))
+    facts = loaded.file.facts
+    assert facts["parity"]["labels_equal"] > 0.99
+    assert facts["parity"]["passed"]
+    assert facts["parity"]["pixels"] == 3 * 16 * 24  # two batches, the second of one slice
+    assert facts["convolutions"] == {"fp16": facts["layers"]}
+    assert gpu.named("Runtime.deserialize_cuda_engine")[-1] == {"serialized_engine": b"a serialized engine"}
+
+
+def test_the_network_is_strongly_typed_and_the_profile_that_of_the_tiles(build, gpu):
+    build()
+    typed = gpu.real.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    assert gpu.named("Builder.create_network") == [{"flags": 1 << int(typed)}]
+    assert gpu.profile == {
+        "slices": [(3, 16, 24), (4, 16, 24), (4, 16, 24)],
+        "mean": [(3,), (4,), (4,)],
+        "rstd": [(3,), (4,), (4,)],
+    }
+    assert gpu.named("IBuilderConfig.set_memory_pool_limit")[0]["pool_size"] == export_module.WORKSPACE
+    assert gpu.assigned["IBuilderConfig.profiling_verbosity"] == gpu.real.ProfilingVerbosity.DETAILED
+    order = [name for name, _ in gpu.calls]
+    assert order.index("IBuilderConfig.add_optimization_profile") < order.index("Builder.build_serialized_network")
+    assert order.index("IBuilderConfig.set_timing_cache") < order.index("Builder.build_serialized_network")
+    assert gpu.named("IBuilderConfig.clear_flag") == []
+
+
+def test_tf32_is_off_where_fp32_is_asked_for(build, gpu):
+    build("fp32")
+    assert gpu.named("IBuilderConfig.clear_flag") == [{"flag": gpu.real.BuilderFlag.TF32}]
+
+
+def test_both_batch_sizes_are_compared_on_a_stream_of_their_own(build, gpu):
+    build()
+    shapes = [call["shape"] for call in gpu.named("IExecutionContext.set_input_shape") if call["name"] == "slices"]
+    assert shapes == [(4, 16, 24), (3, 16, 24)]
+    assert gpu.named("IExecutionContext.execute_async_v3") == [{"stream_handle": 7}] * 2
+
+
+def test_timings_are_kept_and_given_to_the_next_build(build, gpu, cache):
+    build()
+    build()
+    given = [call["serialized_timing_cache"] for call in gpu.named("IBuilderConfig.create_timing_cache")]
+    assert given == [b"", b"timings"]
+    assert cache.read_bytes() == b"timings"
+    assert [call["ignore_mismatch"] for call in gpu.named("IBuilderConfig.set_timing_cache")] == [False, False]
+
+
+@pytest.mark.parametrize("refuses", ["IBuilderConfig.create_timing_cache", "IBuilderConfig.set_timing_cache"])
+def test_timings_of_another_version_are_left_out(build, gpu, cache, refuses):
+    cache.parent.mkdir()
+    cache.write_bytes(b"of another version")
+
+    def answer(**arguments):
+        stale = len(gpu.named("IBuilderConfig.create_timing_cache")) == 1
+        if refuses.endswith("set_timing_cache"):
+            return not stale
+        return None if stale else gpu.double("ITimingCache")
+
+    gpu.returns[refuses] = answer
+    build()
+    given = [call["serialized_timing_cache"] for call in gpu.named("IBuilderConfig.create_timing_cache")]
+    assert given == [b"of another version", b""]
+    assert cache.read_bytes() == b"timings"
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(build, cache):
+    cache.parent.write_text("not a folder")
+    assert build().is_file()
+
+
+def test_progress_is_told_and_grows(build):
+    told = []
+    build(progress=lambda phase, share: told.append((phase, round(share, 3))))
+    assert told == [
+        ("Building engine", 0),
+        ("Tactics", 0),
+        ("Tactics", 0.125),
+        ("Tactics", 0.25),
+        ("Building engine", 0.25),
+        ("Building engine", 1),
+    ]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_ctrl_c_cancels_the_build(build, bundle, kind):
+    def interrupt(phase, share):
+        if share:
+            raise kind
+
+    with pytest.raises(kind):
+        build(progress=interrupt)
+    assert not (bundle.path / "plans").exists()
+
+
+def test_a_plan_in_another_precision_is_not_written_unless_drift_is_allowed(build, bundle, gpu):
+    gpu.layers = layers(bundle, "fp16", "Float")
+    with pytest.raises(ParityError, match="in fp32 instead of fp16"):
+        build()
+    assert not (bundle.path / "plans").exists()
+    facts = PlanFile.read(build(allow_drift=True)).facts
+    assert facts["parity"]["labels_equal"] > 0.99
+    assert facts["parity"]["passed"] is False
+    assert len(facts["convolutions_in_another_precision"]) == facts["layers"]
+
+
+def test_a_plan_that_answers_otherwise_is_not_written_unless_drift_is_allowed(build, bundle, gpu):
+    honest = gpu._IExecutionContext_execute_async_v3
+
+    def wrong(stream_handle):
+        honest(stream_handle)
+        labels = gpu._array("labels", (gpu.shapes["mean"][0] - 2, 16, 24), np.ctypeslib.as_ctypes_type(np.uint8))
+        labels[:, :8] = (labels[:, :8] + 1) % 3
+        return True
+
+    gpu.returns["IExecutionContext.execute_async_v3"] = wrong
+    with pytest.raises(ParityError, match=r"expected equal labels on 99\.90% of pixels, found 50\.0000%"):
+        build()
+    assert not (bundle.path / "plans").exists()
+    facts = PlanFile.read(build(allow_drift=True)).facts
+    assert facts["parity"]["passed"] is False
+    assert facts["parity"]["shortfalls"] == ["expected equal labels on 99.90% of pixels, found 50.0000%"]
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "error", "message"),
+    [
+        ("OnnxParser.parse", False, PlanError, "cannot parse it"),
+        ("IBuilderConfig.add_optimization_profile", -1, PlanError, "refuses the sizes 2x16x24"),
+        ("Builder.build_serialized_network", None, PlanError, "cannot build it for 2x16x24 on NVIDIA H200"),
+        ("Runtime.deserialize_cuda_engine", None, PlanError, "cannot load it"),
+        ("ICudaEngine.create_execution_context", None, ParityError, "an execution context"),
+        ("IExecutionContext.set_input_shape", False, ParityError, "found that it does not"),
+        ("IExecutionContext.infer_shapes", ["mean"], ParityError, "found that it does not"),
+        ("IExecutionContext.set_tensor_address", False, ParityError, "found that it does not"),
+        ("IExecutionContext.execute_async_v3", False, ParityError, "found that it does not"),
+        ("EngineInspector.get_engine_information", "{}", ParityError, "precisions of its layers, found none"),
+    ],
+)
+def test_every_refusal_is_one_line_with_tensorrts_reason(build, bundle, gpu, call, answer, error, message):
+    def refuse(**arguments):
+        gpu.logger.log(gpu.real.ILogger.Severity.WARNING, "of no matter")
+        gpu.logger.log(gpu.real.ILogger.Severity.ERROR, "the reason\nof TensorRT")
+        return answer
+
+    gpu.returns[call] = refuse
+    with pytest.raises(error, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+    if not call.startswith("EngineInspector"):
+        assert "(the reason of TensorRT)" in str(caught.value)
+    assert not (bundle.path / "plans").exists()
+
+
+def test_the_parsers_own_reason_is_given(build, gpu):
+    gpu.returns |= {"OnnxParser.parse": False, "OnnxParser.get_error": gpu.double("ParserError")}
+    gpu.properties["OnnxParser.num_errors"] = 1
+    gpu.returns["ParserError.desc"] = "no importer\nfor Roll"
+    with pytest.raises(PlanError, match="no importer for Roll"):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tensorrt": "9.0.0"}, "tensorrt"),
+        ({"artifact": "0" * 64}, "artifact"),
+        ({"system": "windows-amd64"}, "system"),
+    ],
+)
+def test_a_plan_for_something_else_is_refused_before_tensorrt_sees_it(build, bundle, gpu, change, field):
+    path = build()
+    needed = identity(bundle, gpu.real.__version__, **change)
+    seen = len(gpu.calls)
+    with pytest.raises(PlanMismatchError) as caught:
+        load_plan(path, needed)
+    assert (caught.value.field, caught.value.expected) == (field, change[field])
+    assert f"tomoscribe export {bundle.path} --tensorrt --precision fp16 --slice-size 16x24" in str(caught.value)
+    assert len(gpu.calls) == seen
+
+
+def test_an_altered_plan_is_refused_before_tensorrt_sees_it(build, bundle, gpu):
+    path = build()
+    path.write_bytes(b"another serialized engine")
+    seen = len(gpu.calls)
+    with pytest.raises(PlanMismatchError, match="sha256: expected"):
+        load_plan(path, identity(bundle, gpu.real.__version__))
+    assert len(gpu.calls) == seen
+
+
+def test_a_plan_whose_tensors_are_not_the_contracts_is_refused(build, bundle, gpu):
+    path, needed = build(), identity(bundle, gpu.real.__version__)
+    gpu.returns["ICudaEngine.get_tensor_dtype"] = gpu.real.DataType.HALF
+    with pytest.raises(PlanMismatchError, match="labels: expected output uint8, found output half"):
+        load_plan(path, needed)
+    del gpu.returns["ICudaEngine.get_tensor_dtype"]
+    gpu.profile["mean"][2] = (9,)
+    with pytest.raises(PlanMismatchError, match=r"profile of mean: expected \(3,\) to \(4,\), found \(3,\) to \(9,\)"):
+        load_plan(path, needed)
+    gpu.returns["ICudaEngine.get_tensor_name"] = "image"
+    with pytest.raises(PlanMismatchError, match="tensors: expected labels, mean, rstd, scores, slices, found image"):
+        load_plan(path, needed)
+
+
+@pytest.mark.parametrize("version", ["10.12.0.36", "12.0.0"])
+def test_versions_that_are_not_known_to_work_are_refused(gpu, monkeypatch, version):
+    import tensorrt
+
+    monkeypatch.setattr(tensorrt, "__version__", version)
+    with pytest.raises(BackendUnavailableError, match=f"expected TensorRT 10.13 to 11.x, found {version}"):
+        tensorrt_version()
+
+
+def test_a_precision_that_the_bundle_lacks(build, gpu, bundle):
+    gpu.layers = "unused"
+    with pytest.raises(BundleError, match="no int8 artifact"):
+        build("int8")
