@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from tomoscribe.cli.dataset import dataset
 from tomoscribe.cli.demo import demo
+from tomoscribe.cli.doctor import doctor
 from tomoscribe.cli.evaluate import evaluate
 from tomoscribe.cli.export import export
 from tomoscribe.cli.failure import INTERRUPTED, describe, exit_status, print_error
+from tomoscribe.cli.inspect import inspect
 from tomoscribe.cli.phantom import phantom
 from tomoscribe.cli.picture import picture
 from tomoscribe.cli.segment import EPILOG, segment
@@ -73,6 +75,8 @@ app.add_typer(dataset, name="dataset", no_args_is_help=True)
 app.command("train", no_args_is_help=True)(train)
 app.add_typer(evaluate, name="evaluate", no_args_is_help=True)
 app.command("export", no_args_is_help=True)(export)
+app.command("inspect")(inspect)
+app.command("doctor")(doctor)
 app.command("demo")(demo)
 
 

@@ -1,0 +1,56 @@
+"""Which backends can run a bundle on this machine: each is asked, and labels a small slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tomoscribe.cli.failure import describe
+
+if TYPE_CHECKING:
+    from tomoscribe.engine import Bundle
+    from tomoscribe.engine.backends import Backend
+
+__all__ = ["Trial", "try_backends"]
+
+_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether a backend can run a bundle here; `answer` says what runs where, or why not."""
+
+    backend: str
+    runs: bool
+    answer: str
+
+
+def try_backends(bundle: Bundle) -> list[Trial]:
+    """Ask every backend, in the order in which ``--backend auto`` does, to load a bundle and to label a slice."""
+    from tomoscribe.engine.backends import BACKENDS
+
+    trials = []
+    for name, build in BACKENDS.items():
+        try:
+            backend = build(bundle)
+            try:
+                _label_a_slice(backend, bundle)
+                trials.append(Trial(name, True, backend.description))
+            finally:
+                backend.close()
+        except Exception as error:  # whatever keeps it from running is the answer
+            trials.append(Trial(name, False, describe(error)))
+    return trials
+
+
+def _label_a_slice(backend: Backend, bundle: Bundle) -> None:
+    from tomoscribe.engine.backends import SlotShape
+
+    specification = bundle.specification
+    multiple = specification.tile_multiple
+    side = -(-_PIXELS // multiple) * multiple
+    (slot,) = backend.allocate(SlotShape(1, specification.context, side, side, specification.classes), 1)
+    slot.slices[:] = slot.mean[:] = 0
+    slot.rstd[:] = slot.count = 1
+    backend.submit(slot)
+    backend.wait(slot)
