@@ -49,9 +49,11 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 	@$(PIP) --editable ".[cpu]"
 	@touch $@
 
-# torch first and by itself, so that a CPU build of it is taken where one is offered.
+# torch first and by itself, so that a CPU build of it is taken where one is offered. MONAI's networks are exported in
+# tests, which need nothing of what it depends on.
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml
 	@echo "installing tomoscribe and what its tests need into $(VENV)"
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable ".[dev]"
+	@$(PIP) --no-deps monai
 	@touch $@ $(VENV)/installed
