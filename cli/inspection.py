@@ -25,7 +25,10 @@ DIGITS = 12
 """Digits of a sha256 that a page shows."""
 
 _POLARITIES = {"dark": "dark: density darker than its surroundings", "bright": "bright: density on dark"}
-_NORMALISATIONS = {"volume": "one mean and standard deviation for the whole tomogram"}
+_NORMALISATIONS = {
+    "volume": "one mean and standard deviation for the whole tomogram",
+    "none": "not at all: intensities as they are in the file",
+}
 
 
 @dataclass(frozen=True)

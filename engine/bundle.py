@@ -26,16 +26,17 @@ from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.engine.errors import BundleError, ParameterError
 from tomoscribe.engine.replacing import replacing
 
-__all__ = ["CHECKPOINT", "MODEL_FILE", "Artifact", "Bundle", "ModelSpecification", "default_bundle"]
+__all__ = ["CHECKPOINT", "MODEL_FILE", "NORMALISATIONS", "Artifact", "Bundle", "ModelSpecification", "default_bundle"]
 
 MODEL_FILE = "model.json"
 CHECKPOINT = "checkpoint"
 """The artifact that is not for the engine: the weights as training keeps them. Older bundles have none."""
+NORMALISATIONS = ("volume", "none")
+"""What a specification may say of intensities; see `ModelSpecification`."""
 
 _FORMAT = "tomoscribe-bundle"
 _FORMAT_VERSION = 1
 _POLARITIES = ("dark", "bright")
-_NORMALISATIONS = ("volume",)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class ModelSpecification:
         voxel_size: ``(smallest, largest)`` in Å that the model was trained on.
         polarity: ``dark`` where density is darker than its surroundings, as reconstruction programs write it, or
             ``bright``.
-        normalisation: ``volume``: one mean and one standard deviation for the whole tomogram.
+        normalisation: ``volume``: one mean and one standard deviation for the whole tomogram; ``none``: the graph takes
+            intensities as they are, and of `mean` and `rstd` only where the contrast is turned over.
 
     Raises:
         ParameterError: a value that cannot be; the message names it.
@@ -79,8 +81,8 @@ class ModelSpecification:
             raise ParameterError(f"voxel_size: expected (smallest, largest) in Å, found {self.voxel_size}")
         if self.polarity not in _POLARITIES:
             raise ParameterError(f"polarity: expected one of {', '.join(_POLARITIES)}, found {self.polarity!r}")
-        if self.normalisation not in _NORMALISATIONS:
-            expected = ", ".join(_NORMALISATIONS)
+        if self.normalisation not in NORMALISATIONS:
+            expected = ", ".join(NORMALISATIONS)
             raise ParameterError(f"normalisation: expected one of {expected}, found {self.normalisation!r}")
 
     @property

@@ -107,6 +107,7 @@ class _Wrapping:
             halo=_halo(network, description, self._geometry),
             voxel_size=description.voxel_size,
             polarity=description.polarity,
+            normalisation=description.normalise,
         )
         self._comparisons: dict[str, Comparison] = {}
 

@@ -8,16 +8,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tomoscribe.engine.bundle import NORMALISATIONS
 from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP, ClassMap, Colour, LabelClass
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.train.plot_style import hex_colour
 
-__all__ = ["ACTIVATIONS", "ANSWERS", "BACKGROUND", "NORMALISATIONS", "ForeignDescription"]
+__all__ = ["ACTIVATIONS", "ANSWERS", "BACKGROUND", "ForeignDescription"]
 
 BACKGROUND = "background"
 ACTIVATIONS = ("softmax", "sigmoid")
 ANSWERS = ("logits", "probabilities")
-NORMALISATIONS = ("volume", "none")
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 

@@ -134,6 +134,7 @@ def test_intensities_come_as_the_network_expects_them(linear_file, describe, tmp
     path = linear_file([[size]], [-0.4], answer="float[n, 1, h, w] answer")
     description = describe("a", activation="sigmoid", answers="logits", normalise=normalise, scale=scale, offset=offset)
     bundle = bundle_from_onnx(path, tmp_path / "b", description)
+    assert bundle.specification.normalisation == normalise
     values = np.linspace(60, 190, 24).reshape(2, 3, 4)
     mean = np.array([100.0, 130.0])
     _, scores = run(bundle, values, mean, rstd)
