@@ -82,6 +82,7 @@ def test_a_bundle_holds_every_artifact_and_says_all_of_it(all_precisions, checkp
         assert artifact.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.artifact_path("fp32").read_bytes() == exported(1).SerializeToString()
     assert loaded.artifact_path("fp16").read_bytes() == exported(1, torch.float16).SerializeToString()
+    assert loaded.artifact_path(CHECKPOINT).stat().st_size < 0.6 * checkpoint_file.stat().st_size
     zeros = {
         precision: {
             w.data_type for w in onnx.load(loaded.artifact_path(precision)).graph.initializer if "zero_point" in w.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -47,31 +48,39 @@ def test_the_network_itself_is_left_alone(checkpoint, samples):
     assert not any(layer._forward_hooks for layer in checkpoint.network.modules())
 
 
-@pytest.fixture
-def overflowing(checkpoint):
-    """The same network in FP32; in FP16 a layer's values leave its range and the next layer brings them back."""
-    network = copy.deepcopy(checkpoint.network)
+def scaled(network, *, weights=1.0, outputs=1.0):
+    """The same network in FP32, with numbers of another size in the first convolution.
+
+    Its weights are larger, which slices of less contrast make up for; or what it gives, for which the weights of the
+    next are smaller.
+    """
+    network = copy.deepcopy(network)
     first, norm, _, second = list(network.encoder[0])[:4]
     assert isinstance(norm, nn.BatchNorm2d)
-    assert first.bias is None
     with torch.no_grad():
-        norm.weight *= 1e6
-        norm.bias *= 1e6
-        second.weight /= 1e6
+        first.weight *= weights
+        norm.weight *= outputs
+        norm.bias *= outputs
+        second.weight /= outputs
     return network
 
 
-def test_values_beyond_the_range_of_fp16_are_seen(checkpoint, overflowing, samples):
+@pytest.mark.parametrize(
+    "factors", [{"weights": 1 / 2e5}, {"weights": 4e5}, {"outputs": 3e4}], ids=["inputs", "weights", "outputs"]
+)
+def test_numbers_beyond_the_range_of_fp16_are_seen(checkpoint, samples, factors):
     given = samples(checkpoint.specification.context)
+    # As much contrast as the weights need.
+    dimmed = [replace(sample, rstd=sample.rstd / np.float32(factors.get("weights", 1.0))) for sample in given]
     class_map = checkpoint.specification.class_map
-    assert (
-        GATES["fp32"].shortfalls(
-            measure(pytorch_runner(checkpoint.network), pytorch_runner(overflowing), given, class_map)
-        )
-        == []
-    )
-    found = measure(pytorch_runner(checkpoint.network), half_runner(overflowing), given, class_map)
-    assert GATES["fp16"].shortfalls(found)
+    network = scaled(checkpoint.network, **factors)
+    expected = dict(zip(map(id, dimmed), map(pytorch_runner(checkpoint.network), given), strict=True))
+
+    def reference(sample):
+        return expected[id(sample)]
+
+    assert GATES["fp32"].shortfalls(measure(reference, pytorch_runner(network), dimmed, class_map)) == []
+    assert measure(reference, half_runner(network), dimmed, class_map).labels_equal < 0.9
 
 
 def test_the_exported_graph_answers_alike(checkpoint, exported, samples, tmp_path):
