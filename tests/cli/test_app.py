@@ -16,15 +16,8 @@ VERBS = ("segment", "picture", "phantom", "train", "export", "inspect", "doctor"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tomoscribe", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def run(tomoscribe):
+    return tomoscribe
 
 
 def test_help_lists_the_verbs_in_the_order_of_work(run):

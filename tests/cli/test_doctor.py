@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
-from tomoscribe.cli import main
 from tomoscribe.cli.findings import State, find_cores, find_memory, find_onnxruntime, find_part, find_temporary_space
 from tomoscribe.cli.findings_gpu import find_gpus, find_tensorrt
 from tomoscribe.cli.installation import Package, Part, install_command, read_parts
@@ -27,17 +27,9 @@ CPU = Part("cpu", (Package("onnxruntime", ">=1.20", "1.31.1", fits=True),))
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(tomoscribe):
     """Run `tomoscribe doctor`; gives the exit status, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tomoscribe", "doctor", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+    return partial(tomoscribe, "doctor")
 
 
 @pytest.fixture

@@ -3,27 +3,20 @@ from __future__ import annotations
 import json
 import sys
 from collections import namedtuple
+from functools import partial
 
 import mrcfile
 import numpy as np
 import pytest
 
-from tomoscribe.cli import main
 from tomoscribe.engine.bundle import Bundle
 
 Record = namedtuple("Record", "tomogram z top left")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tomoscribe", "evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def run(tomoscribe):
+    return partial(tomoscribe, "evaluate")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tomoscribe.cli import main
 from tomoscribe.engine import Bundle
 from tomoscribe.engine.bundle import Artifact, default_bundle
 from tomoscribe.engine.machine import Gpu, NvidiaDriver
@@ -43,17 +43,9 @@ DRIFT = {
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(tomoscribe):
     """Run `tomoscribe inspect`; gives the exit status, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tomoscribe", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+    return partial(tomoscribe, "inspect")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import mrcfile
 import numpy as np
@@ -11,15 +12,8 @@ from tomoscribe.cli import main
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tomoscribe", "picture", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def run(tomoscribe):
+    return partial(tomoscribe, "picture")
 
 
 @pytest.fixture

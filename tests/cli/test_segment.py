@@ -10,21 +10,15 @@ import mrcfile
 import numpy as np
 import pytest
 
-from tomoscribe.cli import main
 from tomoscribe.engine import open_tomogram
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tiny_bundle):
+def run(tomoscribe, tiny_bundle):
     """Run `tomoscribe segment` with the tiny model; gives the exit status, stdout and stderr."""
 
     def run(*arguments, model=tiny_bundle):
-        words = ["tomoscribe", "segment", *map(str, arguments), "--model", str(model)]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return tomoscribe("segment", *arguments, "--model", model)
 
     return run
 
