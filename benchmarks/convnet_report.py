@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscribe.engine.class_map import ClassMap
+from tomoscribe.engine.class_map import ClassMap, hex_colour
 from tomoscribe.train.metrics import ConfusionMatrix
 
 mpl.use("Agg")
@@ -187,7 +187,7 @@ def _draw_example(study: _Folder, figure: Any, methods: Sequence[str]) -> None: 
             axes.imshow(shown if labels is None else _painted(shown, labels[rows, columns], study.class_map))
             axes.set_title(title, fontsize=10)
             axes.set_axis_off()
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*c.colour), label=c.name) for c in study.class_map.classes]
+    handles = [Patch(color=hex_colour(c.colour), label=c.name) for c in study.class_map.classes]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 

@@ -8,9 +8,14 @@ from typing import Any
 
 from tomoscribe.engine.errors import ParameterError
 
-__all__ = ["DEFAULT_CLASS_MAP", "ClassMap", "LabelClass"]
+__all__ = ["DEFAULT_CLASS_MAP", "ClassMap", "LabelClass", "hex_colour"]
 
 Colour = tuple[int, int, int]
+
+
+def hex_colour(colour: Colour) -> str:
+    """Return a colour as ``#rrggbb``, as files and plots have it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,7 @@ class ClassMap:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the map as it stands in ``model.json``; colours as ``#rrggbb``."""
-        return [
-            {"number": c.number, "name": c.name, "colour": "#{:02x}{:02x}{:02x}".format(*c.colour)}
-            for c in self.classes
-        ]
+        return [{"number": c.number, "name": c.name, "colour": hex_colour(c.colour)} for c in self.classes]
 
     @classmethod
     def from_json(cls, entries: Sequence[Mapping[str, Any]]) -> ClassMap:

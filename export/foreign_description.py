@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tomoscribe.engine.bundle import NORMALISATIONS
-from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP, ClassMap, Colour, LabelClass
+from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP, ClassMap, Colour, LabelClass, hex_colour
 from tomoscribe.engine.errors import ParameterError
-from tomoscribe.train.plot_style import hex_colour
 
 __all__ = ["ACTIVATIONS", "ANSWERS", "BACKGROUND", "ForeignDescription"]
 

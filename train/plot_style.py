@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tomoscribe.engine.class_map import Colour
+from tomoscribe.engine.class_map import hex_colour
 from tomoscribe.engine.picture import BACKGROUND, BRIGHT, DIM, FRAME
 
-__all__ = ["PAPER", "PLOT_STYLE", "QUIET", "TEXT", "hex_colour"]
-
-
-def hex_colour(colour: Colour) -> str:
-    """Return a colour as ``#rrggbb``, which matplotlib takes."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+__all__ = ["PAPER", "PLOT_STYLE", "QUIET", "TEXT"]
 
 
 PAPER, _LINE, TEXT, QUIET = (hex_colour(colour) for colour in (BACKGROUND, FRAME, BRIGHT, DIM))

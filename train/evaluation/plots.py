@@ -13,10 +13,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from tomoscribe.engine.class_map import hex_colour
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.evaluation.calibration import Calibration
 from tomoscribe.train.evaluation.judgement import Judgement
-from tomoscribe.train.plot_style import PAPER, PLOT_STYLE, QUIET, TEXT, hex_colour
+from tomoscribe.train.plot_style import PAPER, PLOT_STYLE, QUIET, TEXT
 
 __all__ = ["draw_calibration", "draw_confusion", "draw_dice"]
 
