@@ -37,6 +37,9 @@ def parity_table(parity: Mapping[str, Figures], class_map: ClassMap | None = Non
     for name in dict.fromkeys(name for scores in dice for name in scores):
         title = class_swatch(name, colours[name]) if name in colours else Text(name)
         table.add_row(Text.assemble("Dice ", title), *(_dice(scores.get(name)) for scores in dice))
+    sources = [figures.get("sources") or {} for figures in parity.values()]
+    for source in dict.fromkeys(source for parts in sources for source in parts):
+        table.add_row(f"on {source}", *(_source(parts.get(source)) for parts in sources))
     if any("passed" in figures for figures in parity.values()):
         table.add_row("gate", *(_gate(figures) for figures in parity.values()))
     return table
@@ -80,6 +83,14 @@ _FIGURES = {
 
 def _dice(score: float | None) -> str:
     return "–" if score is None else f"{_floor(score):.4f}"
+
+
+def _source(figures: Figures | None) -> str:
+    """Return in short what a gate found on one source of samples."""
+    if figures is None:
+        return "–"
+    dice = [score for score in figures["dice"].values() if score is not None]
+    return f"{_share(figures)}, Dice ≥ {_dice(min(dice))}" if dice else _share(figures)
 
 
 def _floor(value: float) -> float:

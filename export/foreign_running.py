@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def fitted(sample: Sample, network: ForeignNetwork) -> Sample:
         reflected(0, size, length) for size, length in zip((height, width), sample.slices.shape[1:], strict=True)
     )
     slices = np.ascontiguousarray(sample.slices[:, rows[:, None], columns])
-    return Sample(sample.name, slices, sample.mean, sample.rstd)
+    return replace(sample, slices=slices)
 
 
 def _normalised(sample: Sample, description: ForeignDescription) -> NDArray[np.float32]:

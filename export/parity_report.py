@@ -57,7 +57,7 @@ def write_parity_report(
         "",
         f"Every artifact against {comparisons[0].reference}, on {len(samples)} samples. Scores count from 0 to 255. "
         "The Dice coefficient is that of the artifact's labels with the reference's; a class on fewer than "
-        f"{LEAST_PIXELS} pixels has none.",
+        f"{LEAST_PIXELS} pixels has none. A gate judges the phantoms and each tomogram apart.",
         "",
         *_figures_table(comparisons, class_map),
         *_shortfalls(comparisons),
@@ -79,11 +79,11 @@ def write_parity_report(
 def _figures_table(comparisons: Sequence[Comparison], class_map: ClassMap) -> list[str]:
     names = [c.name for c in class_map.classes]
     header = ["artifact", "run by", "pixels", "labels equal", "largest Δ score", "mean Δ score", *names, "gate"]
-    rows = [
-        [c.precision, runtime, *_cells(figures, names), "drifts" if c.shortfalls else "passed"]
-        for c in comparisons
-        for runtime, figures in c.figures.items()
-    ]
+    rows = []
+    for c in comparisons:
+        for runtime, figures in c.figures.items():
+            rows.append([c.precision, runtime, *_cells(figures, names), "drifts" if c.shortfalls else "passed"])
+            rows += [["", f"… on {source}", *_cells(part, names), ""] for source, part in figures.sources.items()]
     return _table(header, rows)
 
 

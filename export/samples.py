@@ -25,6 +25,7 @@ __all__ = ["FIRST_SEED", "SampleSets", "gather_samples", "phantom_samples", "tom
 FIRST_SEED = 4_000_000
 """Seeds from here on are for calibration and parity; recipes and the demo use lower ones."""
 
+_PHANTOMS = "phantoms"
 _SIDE = 256  # of a phantom's slices, in pixels, where the tile multiple lets it
 _PHANTOM_DEPTH = 40
 _LARGEST_WINDOW = 320
@@ -152,11 +153,12 @@ def _phantom_sample(specification: ModelSpecification, seed: int) -> Sample:
         draw_parameters({**_PHANTOM_RANGES, "shape": shape, "voxel_size": [low, high]}, seed)
     ).intensity
     invert = (specification.polarity == "bright") != (seed % 2 == 1)
-    mean, deviation = _PHANTOM_UNITS
-    stored = mean + (-deviation if seed % 2 else deviation) * volume
+    offset, scale = _PHANTOM_UNITS
+    stored = offset + (-scale if seed % 2 else scale) * volume
     start = (len(volume) - depth) // 2
     slices = np.ascontiguousarray(stored[start : start + depth], np.float32)
-    return Sample(f"phantom {seed}", slices, *intensity_of(stored).mean_and_rstd(depth, invert))
+    mean, rstd = intensity_of(stored).mean_and_rstd(depth, invert)
+    return Sample(f"phantom {seed}", slices, mean, rstd, source=_PHANTOMS)
 
 
 def _blocks(tomogram: Tomogram, specification: ModelSpecification, part: str) -> tuple[list[int], int]:
@@ -201,4 +203,5 @@ def _tomogram_sample(
     check_finite(buffer, z_range.start, str(tomogram.path))
     slices = np.ascontiguousarray(buffer[:, window[0], window[1]])
     name = f"{tomogram.path.name}, slices {z_range.start} to {z_range.stop - 1}"
-    return Sample(name, slices, *intensity.mean_and_rstd(len(slices), invert))
+    mean, rstd = intensity.mean_and_rstd(len(slices), invert)
+    return Sample(name, slices, mean, rstd, source=tomogram.path.name)

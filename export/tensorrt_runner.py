@@ -92,4 +92,4 @@ def plan_runner(engine: tensorrt.ICudaEngine, identity: PlanIdentity, device: to
 def _fit(sample: Sample, count: int, shapes: PlanShapes) -> Sample:
     counts = zip((count, shapes.height, shapes.width), sample.slices.shape, strict=True)
     z, y, x = (reflected(0, size, length) for size, length in counts)
-    return Sample(sample.name, sample.slices[np.ix_(z, y, x)], sample.mean[z], sample.rstd[z])
+    return replace(sample, slices=sample.slices[np.ix_(z, y, x)], mean=sample.mean[z], rstd=sample.rstd[z])

@@ -37,6 +37,7 @@ DRIFT = {
     "labels_equal": 0.9912,
     "mean_score_difference": 0.0004,
     "dice": {"dark matter": 0.98116, "light": 1.0},
+    "sources": {"tomo.mrc": {"labels_equal": 0.9754, "dice": {"dark matter": 0.91234, "light": None}}},
     "passed": False,
     "shortfalls": ["expected a Dice of 0.99 for dark matter, found 0.9811"],
 }
@@ -132,6 +133,7 @@ def test_the_parity_of_a_bundle(run, bundle):
     assert facts["pixels compared"].split() == ["393,216", "393,216"]
     assert facts["Dice ■ dark matter"].split() == ["0.9999", "0.9811"]
     assert facts["Dice ■ light"].split() == ["–", "1.0000"]
+    assert cells(facts["on tomo.mrc"]) == ["–", "97.5400 %, Dice ≥ 0.9123"]
     assert facts["gate"].split() == ["passed", "drifts"]
     out = run(bundle)[1]
     assert "\nfp32 parity  ONNX Runtime 1.31.1, CPU against PyTorch 2.13.0, FP32\n" in out

@@ -71,6 +71,47 @@ def test_a_class_on_few_pixels_has_no_dice_unless_the_candidate_gives_it_to_many
     assert measure(lambda _: many, lambda _: few, one, CLASSES).dice["ribosome"] == 2 * 199 / 399
 
 
+def test_sources_are_judged_apart(samples):
+    first, second = (replace(s, source=name) for s, name in zip(samples(0), ("phantoms", "tomo.mrc"), strict=True))
+    expected = answer([0] * 600 + [1] * 400)
+    wrong = answer([0] * 604 + [1] * 396)
+    many = [replace(first, name=str(number)) for number in range(9)]
+    result = measure(lambda _: expected, lambda s: wrong if s is second else expected, [*many, second], CLASSES)
+    assert result.labels_equal == 9996 / 10000
+    assert {name: part.labels_equal for name, part in result.sources.items()} == {"phantoms": 1, "tomo.mrc": 0.996}
+    assert result.sources["tomo.mrc"].dice["ribosome"] == pytest.approx(2 * 396 / 796)
+    assert result.lowest_dice == {"ribosome": pytest.approx(2 * 396 / 796), "membrane": None}
+    assert result.dice["ribosome"] == pytest.approx(2 * 3996 / 7996)
+    assert Gate(dice=0.996).shortfalls(result) == [
+        "expected a Dice of 0.996 for ribosome, found 0.9950 on tomo.mrc",
+    ]
+    assert Gate(labels_equal=0.999).shortfalls(result) == [
+        "expected equal labels on 99.90% of pixels, found 99.6000% on tomo.mrc"
+    ]
+    assert result.to_json()["sources"]["tomo.mrc"]["labels_equal"] == 0.996
+    assert "sources" not in result.to_json()["sources"]["tomo.mrc"]
+
+
+def test_a_source_without_any_class_is_no_shortfall(samples):
+    first, second = (replace(s, source=name) for s, name in zip(samples(0), ("phantoms", "tomo.mrc"), strict=True))
+    labels = {"phantoms": answer([0] * 600 + [1] * 400), "tomo.mrc": answer([0] * 1000)}
+    result = measure(lambda s: labels[s.source], lambda s: labels[s.source], [first, second], CLASSES)
+    assert Gate(dice=0.99).shortfalls(result) == []
+    assert result.lowest_dice == {"ribosome": 1.0, "membrane": None}
+    nothing = measure(lambda _: labels["tomo.mrc"], lambda _: labels["tomo.mrc"], [first, second], CLASSES)
+    assert Gate(dice=0.99).shortfalls(nothing) == [
+        "expected slices with at least one of the classes, found only background"
+    ]
+
+
+def test_figures_of_one_source_stand_by_themselves(samples):
+    same = answer([0] * 600 + [1] * 400)
+    result = measure(lambda _: same, lambda _: same, samples(0), CLASSES)
+    assert result.sources == {}
+    assert "sources" not in result.to_json()
+    assert result.lowest_dice == result.dice
+
+
 def test_nothing_to_compare_on_and_other_shapes_are_refused(samples):
     with pytest.raises(ParameterError, match="found none"):
         measure(lambda _: answer([0] * 100), lambda _: answer([0] * 100), [], CLASSES)

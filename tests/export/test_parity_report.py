@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_the_figures_are_in_both_files(report):
     assert rows(text, "head") == [["head", "0.123%"]]
     assert "drifts" not in text
     assert "- noise 1: 4 × 36 × 44" in text
+
+
+def test_every_source_has_a_line(report):
+    figures = replace(GOOD, sources={"phantoms": GOOD, "tomo.mrc": BAD})
+    entries, text = report(Comparison("int8", "PyTorch 2, FP32", {"ONNX Runtime 1": figures}))
+    assert entries["artifacts"]["int8"]["sources"] == {"phantoms": GOOD.to_json(), "tomo.mrc": BAD.to_json()}
+    assert not entries["artifacts"]["int8"]["passed"]
+    assert rows(text, "") == [
+        ["", "… on phantoms", "12,345", "99.9870%", "1", "0.0123", "0.9987", "–", ""],
+        ["", "… on tomo.mrc", "12,345", "50.0000%", "200", "30.0000", "0.4000", "–", ""],
+    ]
 
 
 def test_an_artifact_that_drifts_is_marked_in_both(report):

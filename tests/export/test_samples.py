@@ -66,6 +66,7 @@ def test_a_tomograms_samples_are_its_slices_in_its_units(volume):
         z = z_of(sample)
         assert z == list(range(z[0], z[0] + 4))
         assert sample.name == f"24x700x350.mrc, slices {z[0]} to {z[-1]}"
+        assert sample.source == "24x700x350.mrc"
         corners = [
             (top, left)
             for top in range(700 - 319)
@@ -128,6 +129,7 @@ def test_phantoms_are_in_the_graph_contract_and_unlike_each_other(phantoms):
         normalised = (sample.slices - sample.mean[:, None, None]) * sample.rstd[:, None, None]
         assert abs(normalised.mean()) < 0.5
         assert 0.5 < normalised.std() < 1.5
+        assert sample.source == "phantoms"
         assert abs(sample.slices.mean()) > 50  # the file's units, not the network's
         assert density_skewness(normalised) < 0  # dark, as the model wants it
     assert phantoms[0].slices.shape != phantoms[1].slices.shape
