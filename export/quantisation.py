@@ -48,7 +48,7 @@ class Quantisation:
         rule: how ranges were taken, a key of `tomoscribe.export.quantisation_calibration.RULES`.
         calibrated_on: names of the samples that ranges were taken from.
         searched_on: names of the samples that the search looked at.
-        layers: all convolutions, in the order of the graph.
+        layers: the convolutions that could be quantised, in the order of the graph.
         damage: mean difference of the scores, of 255, where a layer alone is quantised; empty if nothing had to stay
             in float.
         steps: what the search tried; the last is what was written.
@@ -73,6 +73,7 @@ class Quantisation:
             **asdict(self),
             "form": str(self.form),
             "in_float": self.in_float,
+            "steps": [{"in_float": step.in_float, "figures": step.figures.to_json()} for step in self.steps],
             "target_dice": TARGET.dice,
             "target_missed": TARGET.shortfalls(self.steps[-1].figures),
         }
@@ -80,19 +81,22 @@ class Quantisation:
     def to_markdown(self) -> list[str]:
         """Return it in words, with the steps of the search as a table."""
         left = ", ".join(self.in_float) or "none"
+        # What `tomoscribe.export.quantisation_graph` makes of them.
+        kind = "FP16, as the transposed convolutions are" if self.form is Form.TENSORRT else "FP32"
         classes = list(self.steps[0].figures.dice)
         lines = [
             f"Form: {self.form}. Ranges: {self.rule}, from {len(self.calibrated_on)} samples. "
-            f"{len(self.layers) - len(self.in_float)} of {len(self.layers)} layers are quantised; in float: {left}.",
+            f"{len(self.layers) - len(self.in_float)} of {len(self.layers)} layers are quantised; in {kind}: {left}.",
             "",
-            f"The search, on {len(self.searched_on)} samples, for a Dice of {TARGET.dice:.3f} in every class:",
+            f"The search, on {len(self.searched_on)} samples, for a Dice of {TARGET.dice:.3f} in every class on "
+            "the phantoms and on each tomogram, of which the lowest is told:",
             "",
             "| left in float | damage alone | mean Δ score | " + " | ".join(classes) + " |",
             "|---" * (3 + len(classes)) + "|",
         ]
         for step in self.steps:
             added = step.in_float[-1] if step.in_float else ""
-            dice = ["" if value is None else f"{value:.4f}" for value in step.figures.dice.values()]
+            dice = ["" if value is None else f"{value:.4f}" for value in step.figures.lowest_dice.values()]
             cells = [
                 f"and {added}" if added else "nothing",
                 f"{self.damage[added]:.3f}" if added else "",
@@ -137,7 +141,7 @@ def quantise(
     if rule not in RULES:
         raise ParameterError(f"INT8 calibration rule: expected one of {', '.join(RULES)}, found {rule}")
     model = onnx.load(fp32)
-    layers = convolutions(model)
+    layers = convolutions(model, form)
     if not layers:
         raise BundleError(f"{fp32}: expected convolutions to quantise, found none; leave INT8 out")
     ranges = calibrate(fp32, calibration, OPERATORS[form], RULES[rule])

@@ -78,7 +78,7 @@ def test_the_search_leaves_the_most_harmful_layers_in_float_until_the_target_is_
     for number, step in enumerate(result.steps):
         assert list(step.in_float) == worst_first[:number]
         assert bool(target.shortfalls(step.figures)) == (step is not result.steps[-1])
-    layers = convolutions(onnx.load(fp32))
+    layers = convolutions(onnx.load(fp32), Form.TENSORRT)
     assert result.layers == tuple(layers)
     assert in_integers(path) == {name for layer, name in layers.items() if layer not in result.in_float}
 
@@ -93,7 +93,7 @@ def test_the_search_gives_up(run, monkeypatch):
 
 def test_damage_is_that_of_a_layer_alone(run, fp32, samples, monkeypatch):
     monkeypatch.setattr(quantisation, "TARGET", Gate(labels_equal=1.1))
-    monkeypatch.setattr(quantisation, "MOST_IN_FLOAT", len(convolutions(onnx.load(fp32))) - 1)
+    monkeypatch.setattr(quantisation, "MOST_IN_FLOAT", len(convolutions(onnx.load(fp32), Form.TENSORRT)) - 1)
     path, result = run()
     (layer,) = set(result.layers) - set(result.in_float)
     assert len(in_integers(path)) == 1

@@ -41,7 +41,7 @@ def quantised(exported, samples, tmp_path_factory):
         path = tmp_path_factory.mktemp("fp32") / "fp32.onnx"
         onnx.save(model, path)
         ranges = calibrate(path, samples(1), OPERATORS[form], RULES["minmax"])
-        layers = convolutions(model)
+        layers = convolutions(model, form)
         return model, quantised_graph(model, ranges, form, [layers[layer] for layer in in_float])
 
     return quantised
@@ -58,7 +58,7 @@ def test_tensorrt_finds_explicit_symmetric_quantisation(quantised):
         assert not walk.values(node.input[2]).any()
         assert (walk.values(node.input[1]) > 0).all()
         assert walk.values(node.input[1]).size == walk.values(node.input[2]).size
-    for node in walk.of(*CONVOLUTIONS):
+    for node in walk.of("Conv"):
         image, weights = (walk.maker[name] for name in node.input[:2])
         assert image.op_type == weights.op_type == "DequantizeLinear"
         assert walk.maker[image.input[0]].op_type == "QuantizeLinear"
@@ -68,7 +68,7 @@ def test_tensorrt_finds_explicit_symmetric_quantisation(quantised):
         assert [a.i for a in weights.attribute if a.name == "axis"] == [0]
         assert walk.values(weights.input[1]).shape == integers.shape[:1]
         assert all(walk.constants[bias].data_type == TensorProto.FLOAT for bias in node.input[2:])
-    for node in walk.of("Conv"):  # ReLU comes first
+        # ReLU comes first.
         assert "QuantizeLinear" not in {user.op_type for user in walk.users(node.output[0])}
 
 
@@ -77,7 +77,8 @@ def test_quantised_weights_are_the_weights(quantised, form):
     model, int8 = quantised(form)
     before, after = Walk(model), Walk(int8)
     weights = {node.name: before.values(node.input[1]) for node in before.of(*CONVOLUTIONS)}
-    for node in after.of(*CONVOLUTIONS):
+    layers = after.of(*CONVOLUTIONS) if form is Form.CPU else after.of("Conv")
+    for node in layers:
         dequantise = after.maker[node.input[1]]
         (axis,) = (a.i for a in dequantise.attribute if a.name == "axis")
         expected = weights[node.name]
@@ -123,24 +124,42 @@ def test_onnx_runtime_computes_every_convolution_in_integers(quantised, tmp_path
 
 
 @pytest.mark.parametrize("layer", ["encoder.0.0", "decoder.0.0", "upward.1", "head"])
-@pytest.mark.parametrize("form", Form)
-def test_a_layer_can_stay_in_float(quantised, form, layer):
-    model, int8 = quantised(form, [layer])
-    name = convolutions(model)[layer]
+def test_a_layer_can_stay_in_float_on_a_cpu(quantised, layer):
+    model, int8 = quantised(Form.CPU, [layer])
+    name = convolutions(model, Form.CPU)[layer]
     walk = Walk(int8)
     (node,) = (node for node in walk.of(*CONVOLUTIONS) if node.name == name)
-    assert node.input[1] in walk.constants
     assert walk.constants[node.input[1]].data_type == TensorProto.FLOAT
     others = [other for other in walk.of(*CONVOLUTIONS) if other.name != name]
     assert all(walk.maker[other.input[1]].op_type == "DequantizeLinear" for other in others)
-    if (
-        form is Form.TENSORRT or layer == "decoder.0.0"
-    ):  # on a CPU what int8 layers give is rounded; a Concat need not be
+    if layer == "decoder.0.0":  # what int8 layers give is rounded; a Concat need not be
         assert walk.maker[node.input[0]].op_type != "DequantizeLinear"
 
 
+@pytest.mark.parametrize("layer", ["encoder.0.0", "decoder.0.0", "head"])
+def test_tensorrt_computes_a_layer_in_fp16_that_is_not_quantised(quantised, layer):
+    model, int8 = quantised(Form.TENSORRT, [layer])
+    walk = Walk(int8)
+    quantised_nodes = {*convolutions(model, Form.TENSORRT).values()} - {convolutions(model, Form.TENSORRT)[layer]}
+    for node in walk.of(*CONVOLUTIONS):
+        if node.name in quantised_nodes:
+            assert walk.maker[node.input[1]].op_type == "DequantizeLinear"
+        else:
+            assert {walk.constants[name].data_type for name in node.input[1:]} == {TensorProto.FLOAT16}
+            assert walk.maker[node.input[0]].op_type == "Cast"  # of what was never rounded to integers
+            assert walk.maker[walk.maker[node.input[0]].input[0]].op_type != "DequantizeLinear"
+
+
+def test_tensorrt_has_transposed_convolutions_in_fp16(quantised):
+    model, int8 = quantised(Form.TENSORRT)
+    assert not [layer for layer in convolutions(model, Form.TENSORRT) if layer.startswith("upward")]
+    walk = Walk(int8)
+    for node in walk.of("ConvTranspose"):
+        assert {walk.constants[name].data_type for name in node.input[1:]} == {TensorProto.FLOAT16}
+
+
 def test_layers_are_called_as_their_weights_are(exported):
-    layers = convolutions(exported(0))
+    layers = convolutions(exported(0), Form.CPU)
     assert list(layers)[:3] == ["encoder.0.0", "encoder.0.3", "encoder.1.0"]
     assert list(layers)[-1] == "head"
     assert len(set(layers.values())) == len(layers) == 6 + 2 + 4 + 1
