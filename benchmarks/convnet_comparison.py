@@ -5,7 +5,9 @@
 DATASET is a dataset of phantoms (``tomoscribe dataset build``, `tiles.context` 2 or more). Both learn from its train
 split and choose on its dev split: the U-Net its checkpoint, EMAN2's networks their thresholds. Both are judged on new
 phantoms, the same samples imaged at several signal-to-noise ratios. `--labelled` names a folder with DeepFinder's
-simulated tomograms and DLCryoTomo's hand-drawn membranes, which are not part of tomoscribe; both learn from them anew.
+simulated tomograms and DLCryoTomo's hand-drawn membranes, which are not part of tomoscribe. There the U-Net is
+fine-tuned, as a lab with a few labelled slices would do it: it starts from the weights of `--start`, which have learnt
+from phantoms; EMAN2's networks, which have no such thing, start from nothing.
 
 The U-Net is trained by `tomoscribe.train.fit.fit` for `--steps`, or is that of a finished run of `tomoscribe train` on
 DATASET (`--run`), whose log has its time by the clock; all cores are taken to have been busy. EMAN2 has one network for
@@ -41,6 +43,7 @@ from eman2_convnet import Budget, Convnet, ConvnetTraining, choose_thresholds, t
 from eman2_tiles import CONTEXT, draw_tiles
 from numpy.typing import NDArray
 
+from tomoscribe.engine.bundle import Bundle, default_bundle
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.train.dataset.contract import IGNORE
@@ -91,6 +94,8 @@ def run_study(study: Study, plan: Plan, folder: Path, run: Path | None = None) -
         "plan": asdict(plan),
         "settings": study.settings.model_dump(mode="json"),
     }
+    if study.start:
+        about["start"] = Bundle.load(study.start).specification.name
     expected = json.loads(json.dumps(about))
     if _read(folder / "study.json", expected) != expected:
         raise ParameterError(f"{folder}: holds figures of other settings or data; choose another --work")
@@ -230,6 +235,7 @@ def main() -> None:
     )
     parser.add_argument("--labelled", type=Path, help="folder with simulated/ and real/membrane_slices/")
     parser.add_argument("--labelled-steps", type=int, default=300, help="of the U-Net on each of these")
+    parser.add_argument("--start", type=Path, default=default_bundle(), help="bundle that it starts from there")
     arguments = parser.parse_args()
     if arguments.run:
         settings = run_settings(arguments.run, arguments.dataset)
@@ -237,8 +243,8 @@ def main() -> None:
         settings = read_yaml(arguments.settings, TrainingSettings) if arguments.settings else TrainingSettings()
     studies = [phantom_study(arguments.dataset, settings, arguments.levels, arguments.phantoms, arguments.slices)]
     if arguments.labelled:
-        studies.append(deepfinder_study(arguments.labelled / "simulated"))
-        studies += membrane_studies(arguments.labelled / "real" / "membrane_slices")
+        studies.append(deepfinder_study(arguments.labelled / "simulated", arguments.start))
+        studies += membrane_studies(arguments.labelled / "real" / "membrane_slices", arguments.start)
     shares = {"together": (TOGETHER,), "each": (EACH,), "both": (TOGETHER, EACH)}[arguments.share]
     for study in studies:
         on_phantoms = study is studies[0]

@@ -38,6 +38,7 @@ class _Folder:
     group: str
     class_map: ClassMap
     tests: Mapping[str, Mapping[str, ConfusionMatrix]]  # test -> method -> counts
+    start: str | None  # what the U-Net started from
 
     @classmethod
     def read(cls, path: Path) -> _Folder:
@@ -49,7 +50,7 @@ class _Folder:
             }
             for entry, file in judged
         }
-        return cls(path, about["group"], ClassMap.from_json(about["classes"]), tests)
+        return cls(path, about["group"], ClassMap.from_json(about["classes"]), tests, about.get("start"))
 
 
 def write_report(folders: Sequence[Path], output: Path) -> str:
@@ -74,7 +75,15 @@ def write_report(folders: Sequence[Path], output: Path) -> str:
     for level, matrices in phantoms.tests.items():
         lines += ["", f"Signal-to-noise ratio {level}", "", *_dice_table(phantoms.class_map, matrices)]
     for group, members in groupby(studies[1:], key=lambda study: study.group):
-        lines += ["", f"## {group}: Dice", *_group(list(members))]
+        alike = list(members)
+        lines += [
+            "",
+            f"## {group}: Dice",
+            "",
+            f"The U-Net starts from the weights of {alike[0].start}, EMAN2's networks from nothing; the time that both "
+            "have is that of the U-Net on these images.",
+            *_group(alike),
+        ]
     lines += ["", "## What training took", "", *_training_table(studies)]
     text = "\n".join(lines) + "\n"
     (output / "convnet_comparison.md").write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _TILE_MULTIPLE = 16  # of the U-Net, which halves its image four times
 # Far from the seeds that recipes begin at: no such phantom is in a dataset.
 _TEST_SEED = 3_000_000
 _DEEPFINDER_CLASSES = 9
+# With the Dice term rare classes count as much as the background.
+_FINE_TUNING: Mapping[str, Any] = {"dice": 1.0, "learning_rate": 1e-3}
 _LIGHT_BLUE = (86, 180, 233)
 
 
@@ -88,13 +90,15 @@ class Study:
         images: with the splits train and dev.
         tests: by name, what makes images whose split test is to be judged, the hardest first.
         settings: the U-Net's, but for steps and validation.
+        start: the bundle whose weights the U-Net starts from, instead of random ones.
     """
 
     group: str
     name: str
     images: LabelledImages
     tests: Mapping[str, Callable[[], LabelledImages]]
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    settings: TrainingSettings
+    start: Path | None = None
 
 
 def phantom_study(
@@ -132,10 +136,14 @@ def _phantom_images(table: Mapping[str, Any], level: float, phantoms: int, slice
     return VolumeImages(phantom.class_map, volumes)
 
 
-def deepfinder_study(folder: Path) -> Study:
+def deepfinder_study(folder: Path, start: Path) -> Study:
     """Return the comparison on DeepFinder's example data of 2021: four simulated tomograms of nine macromolecules.
 
     Tomograms 1, 2 and seven tenths of 3 are trained on, the last quarter of 3 chooses, every other slice of 4 judges.
+
+    Args:
+        folder: of the tomograms.
+        start: the bundle whose weights the U-Net starts from.
     """
     classes = [LabelClass(n, f"macromolecule {n}", _LIGHT_BLUE) for n in range(1, _DEEPFINDER_CLASSES + 1)]
     whole = range(100)
@@ -156,13 +164,20 @@ def deepfinder_study(folder: Path) -> Study:
     )
     images = VolumeImages(ClassMap(tuple(classes)), [first, second, third])
     tests = {"tomogram 4": partial(VolumeImages, images.class_map, [last])}
-    return Study("DeepFinder's simulated macromolecules", "deepfinder", images, tests)
+    # The macromolecules are small and rare: smaller crops hold more of them.
+    settings = TrainingSettings(**_FINE_TUNING, crop=64, batch_size=16)
+    return Study("DeepFinder's simulated macromolecules", "deepfinder", images, tests, settings, start)
 
 
-def membrane_studies(folder: Path) -> list[Study]:
+def membrane_studies(folder: Path, start: Path) -> list[Study]:
     """Return comparisons on DLCryoTomo's hand-drawn membranes: each of six slices judges once, another one chooses.
 
-    The images are turned and mirrored variants of six slices, so that all of a slice stay together.
+    The images are turned and mirrored variants of six slices, so that all of a slice stay together. They have no
+    neighbours, and are their own context.
+
+    Args:
+        folder: of the images.
+        start: the bundle whose weights the U-Net starts from.
     """
     with (folder / "groups.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -188,9 +203,9 @@ def membrane_studies(folder: Path) -> list[Study]:
     for name, chooser in zip(names, names[1:] + names[:1], strict=True):
         learning = {other: "dev" if other == chooser else "train" for other in names if other != name}
         tests = {f"slice {name}": partial(images, {name: "test"})}
-        # Single images have no neighbours.
-        settings = TrainingSettings(context=0)
-        studies.append(Study("DLCryoTomo's real membranes", f"membranes_{name}", images(learning), tests, settings))
+        settings = TrainingSettings(**_FINE_TUNING, crop=128)
+        group = "DLCryoTomo's real membranes"
+        studies.append(Study(group, f"membranes_{name}", images(learning), tests, settings, start))
     return studies
 
 

@@ -50,7 +50,7 @@ def train_unet(study: Study, steps: int, seed: int, folder: Path) -> UNetTrainin
     }
     settings = study.settings.model_copy(update=length)
     begun, cores = time.perf_counter(), time.process_time()
-    fit(study.images, settings, folder)
+    fit(study.images, settings, folder, start=study.start)
     seconds, core_seconds = time.perf_counter() - begun, time.process_time() - cores
     return UNetTraining(steps, steps * settings.batch_size, seconds, core_seconds)
 
