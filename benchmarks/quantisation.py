@@ -93,13 +93,12 @@ def speeds(runs: Mapping[str, Run], rounds: int) -> dict[str, tuple[float, float
     }
 
 
-def figures_row(name: str, seconds: float, form: str, figures: Figures) -> str:
-    """Return a row of the table of rules."""
+def figures_row(source: str, figures: Figures) -> str:
+    """Return the last columns of a row: how far a graph agrees with FP32 on one source of samples."""
     dice = {name: value for name, value in figures.dice.items() if value is not None}
     worst = min(dice, key=dice.__getitem__)
     return (
-        f"| {name} | {seconds:.1f} | {form} | {figures.labels_equal:.3%} | {figures.mean_score_difference:.3f} | "
-        f"{dice[worst]:.4f} ({worst}) |"
+        f"{source} | {figures.labels_equal:.3%} | {figures.mean_score_difference:.3f} | {dice[worst]:.4f} ({worst}) |"
     )
 
 
@@ -123,8 +122,8 @@ class Comparison:
     def rules(self) -> None:
         """Compare the rules in both forms, with everything quantised."""
         self.say(
-            "| ranges | taken in (s) | form | labels equal | mean Δ score | lowest Dice |",
-            "|---|---|---|---|---|---|",
+            "| ranges | taken in (s) | form | on | labels equal | mean Δ score | lowest Dice |",
+            "|---|---|---|---|---|---|---|",
         )
         for name, rule in RULES.items():
             start = time.process_time()
@@ -132,8 +131,8 @@ class Comparison:
             seconds = time.process_time() - start
             for form in Form:
                 path = self.save(form, quantised_graph(self.model, ranges, form))
-                figures = measure(self.reference, onnxruntime_runner(path), self.samples.parity, self.class_map)
-                self.say(figures_row(name, seconds, form, figures))
+                for source, figures in self.by_source(path).items():
+                    self.say(f"| {name} | {seconds:.1f} | {form} | {figures_row(source, figures)}")
             if name == DEFAULT_RULE:
                 self.save(BOTH, form_for_both(self.model, ranges))
 
@@ -144,9 +143,16 @@ class Comparison:
         samples = self.samples
         result: Quantisation = quantise(self.fp32, samples.calibration, samples.search, self.class_map, path, form=form)
         seconds = time.process_time() - start
-        figures = measure(self.reference, onnxruntime_runner(path), samples.parity, self.class_map)
-        dice = ", ".join(f"{name} {value:.4f}" for name, value in figures.dice.items() if value is not None)
-        self.say(*result.to_markdown(), "", f"{seconds:.0f} s of one core. On the parity samples: {dice}.", "")
+        self.say(*result.to_markdown(), "", f"{seconds:.0f} s of one core. On the parity samples:", "")
+        for source, figures in self.by_source(path).items():
+            dice = ", ".join(f"{name} {value:.4f}" for name, value in figures.dice.items() if value is not None)
+            self.say(f"- {source}: {dice}")
+        self.say("")
+
+    def by_source(self, path: Path) -> Mapping[str, Figures]:
+        """Compare a graph with FP32 on the phantoms and on each tomogram."""
+        figures = measure(self.reference, onnxruntime_runner(path), self.samples.parity, self.class_map)
+        return figures.sources or {self.samples.parity[0].source: figures}
 
     def time(self, size: int, rounds: int) -> None:
         """Compare the speed of FP32 and the files that the other comparisons left."""
@@ -180,7 +186,7 @@ class Comparison:
 def main() -> None:
     """Compare, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for quantisation.md")
+    parser.add_argument("--output", type=Path, required=True, help="folder for quantisation[_TOMOGRAM].md")
     parser.add_argument("--bundle", type=Path, default=default_bundle())
     parser.add_argument("--tomogram", type=Path, action="append", default=[])
     parser.add_argument("--size", type=int, default=512, help="height and width of the slice that is timed")
@@ -208,7 +214,8 @@ def main() -> None:
         comparison.say(f"## Speed, one slice of {size}×{size}, medians of {arguments.rounds} rounds", "")
         comparison.time(size, arguments.rounds)
         text = "\n".join(comparison.lines) + "\n"
-        (arguments.output / "quantisation.md").write_text(text, encoding="utf-8")
+        name = "_".join(["quantisation", *(path.stem for path in arguments.tomogram)])
+        (arguments.output / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
