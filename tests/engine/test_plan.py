@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import platform
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +73,22 @@ def test_a_folder_that_cannot_be_written_is_one_line(identity, tmp_path):
         PlanFile.write(plan_path(tmp_path / "my model", identity), b"engine", identity, {})
 
 
+def test_a_full_disk_leaves_what_was_beside_a_plan(written, identity, monkeypatch):
+    def half(path, text, **options):
+        path.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OutputError, match="No space left"):
+        PlanFile.write(written.path, b"better engine", identity, {})
+    assert PlanFile.read(written.path) == written
+    assert len(list(written.path.parent.iterdir())) == 2
+
+
+def test_a_gpu_whose_name_has_no_letters_of_a_file_name():
+    assert replace(DEVICE, name="显卡").slug == "gpu"
+
+
 @pytest.mark.parametrize(
     ("change", "field", "expected", "found"),
     [
@@ -109,10 +129,13 @@ def test_the_command_is_one_for_a_shell(tmp_path, identity):
     )
 
 
-def test_altered_bytes_are_a_mismatch(written):
+def test_altered_bytes_are_a_mismatch(written, identity):
     written.path.write_bytes(b"engine, altered")
-    with pytest.raises(PlanMismatchError, match=r"sha256: expected .* found .*; build it again with: tomoscribe"):
+    with pytest.raises(PlanMismatchError) as caught:
         written.read_plan()
+    error, found = caught.value, hashlib.sha256(b"engine, altered").hexdigest()
+    assert (error.field, error.expected, error.found) == ("sha256", written.sha256, found)
+    assert error.command == rebuild_command(written.path.parent.parent, identity)
 
 
 def test_a_plan_that_is_not_there_is_one_line(written, tmp_path):
@@ -155,7 +178,7 @@ def test_the_identity_here_is_of_the_artifact_and_the_model(tiny_bundle):
     bundle = Bundle.load(tiny_bundle)
     here = PlanIdentity.here(bundle, "fp32", PlanShapes(1, 8, 8), "11.4.0.106", DEVICE)
     assert (here.artifact, here.context, here.classes) == (bundle.artifacts["fp32"].sha256, 1, 3)
-    assert here.system.startswith(sys.platform)
+    assert here.system == f"{sys.platform}-{platform.machine().lower()}"
     assert PlanIdentity.from_json(json.loads(json.dumps(here.to_json()))) == here
     with pytest.raises(BundleError, match="no fp16 artifact"):
         PlanIdentity.here(bundle, "fp16", PlanShapes(1, 8, 8), "11.4.0.106", DEVICE)
@@ -166,8 +189,9 @@ def test_shapes_are_those_of_the_tiles_and_the_contract():
     assert shapes == PlanShapes(4, 960, 928)
     assert shapes.inputs(2, 3) == {"slices": (8, 960, 928), "mean": (8,), "rstd": (8,)}
     assert shapes.outputs(2, 6) == {"labels": (2, 960, 928), "scores": (2, 6, 960, 928)}
-    with pytest.raises(ParameterError, match="at least 1"):
-        PlanShapes(0, 960, 928)
+    for sizes in ((0, 960, 928), (4, 0, 928), (4, 960, 0)):
+        with pytest.raises(ParameterError, match="at least 1"):
+            PlanShapes(*sizes)
 
 
 def test_without_tensorrt_the_plan_is_not_touched(written, identity, monkeypatch):

@@ -92,6 +92,23 @@ def test_sources_are_judged_apart(samples):
     assert "sources" not in result.to_json()["sources"]["tomo.mrc"]
 
 
+def test_scores_of_every_source_count(samples):
+    first, second = (replace(s, source=name) for s, name in zip(samples(0), ("phantoms", "tomo.mrc"), strict=True))
+    found = {"phantoms": answer([0] * 100, 9), "tomo.mrc": answer([0] * 300, 1)}
+    expected = {"phantoms": answer([0] * 100), "tomo.mrc": answer([0] * 300)}
+    result = measure(lambda s: expected[s.source], lambda s: found[s.source], [first, second], CLASSES)
+    assert (result.largest_score_difference, result.mean_score_difference) == (9, 3)
+
+
+def test_a_class_that_only_all_sources_together_have_is_judged(samples):
+    first, second = (replace(s, source=name) for s, name in zip(samples(0), ("phantoms", "tomo.mrc"), strict=True))
+    expected, found = (answer([1] * count + [0] * (1000 - count)) for count in (150, 120))
+    result = measure(lambda _: expected, lambda _: found, [first, second], CLASSES)
+    assert [part.dice["ribosome"] for part in result.sources.values()] == [None, None]
+    assert result.lowest_dice["ribosome"] == result.dice["ribosome"] == 480 / 540
+    assert Gate(dice=0.9).shortfalls(result) == ["expected a Dice of 0.9 for ribosome, found 0.8889"]
+
+
 def test_a_source_without_any_class_is_no_shortfall(samples):
     first, second = (replace(s, source=name) for s, name in zip(samples(0), ("phantoms", "tomo.mrc"), strict=True))
     labels = {"phantoms": answer([0] * 600 + [1] * 400), "tomo.mrc": answer([0] * 1000)}
@@ -117,6 +134,9 @@ def test_nothing_to_compare_on_and_other_shapes_are_refused(samples):
         measure(lambda _: answer([0] * 100), lambda _: answer([0] * 100), [], CLASSES)
     with pytest.raises(ParityError, match="labels of shape"):
         measure(lambda _: answer([0] * 100), lambda _: answer([0] * 200), samples(0), CLASSES)
+    fewer = replace(answer([0] * 100), scores=np.zeros((1, 2, 1, 100), np.uint8))
+    with pytest.raises(ParityError, match="scores of shape"):
+        measure(lambda _: answer([0] * 100), lambda _: fewer, samples(0), CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,15 @@ def test_a_convolution_that_no_layer_names_needs_its_precision_somewhere():
     assert read_precisions(information(fused), {"conv1": "int8"}, "a.plan").wrong == ("conv1 in fp16 instead of int8",)
 
 
-def test_the_networks_own_inputs_and_outputs_say_nothing_of_its_layers():
-    whole = information(layer("Float", ["conv"], tensor="slices"), layer("Half"))
+@pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
+def test_the_inputs_of_a_layer_tell_its_precision_too(key):
+    both = {**layer("Half", ["conv"]), "Inputs": [{"Name": "before", key: "Int8"}]}
+    assert read_precisions(information(both), {"conv": "int8"}, "a.plan").wrong == ()
+
+
+@pytest.mark.parametrize("tensor", ["slices", "scores"])
+def test_the_networks_own_inputs_and_outputs_say_nothing_of_its_layers(tensor):
+    whole = information(layer("Float", ["conv"], tensor=tensor), layer("Half"))
     assert read_precisions(whole, {"conv": "fp16"}, "a.plan").unnamed == 1
 
 
@@ -166,7 +173,7 @@ def test_integers_become_uint8_through_float(exported):
 
 def sample(count, height, width):
     values = np.arange(count * height * width, dtype=np.float32).reshape(count, height, width)
-    return Sample("counted", values, np.arange(count, dtype=np.float32), np.ones(count, np.float32))
+    return Sample("counted", values, np.arange(count, dtype=np.float32), np.arange(1, count + 1, dtype=np.float32))
 
 
 def test_samples_are_reflected_or_cut_to_the_tiles_and_one_fills_the_batch():
@@ -177,6 +184,7 @@ def test_samples_are_reflected_or_cut_to_the_tiles_and_one_fills_the_batch():
     np.testing.assert_array_equal(fitted.slices[:, 4:], given.slices[:, :1:-1, :8])
     np.testing.assert_array_equal(full.slices[3:], fitted.slices[::-1])
     np.testing.assert_array_equal(full.mean, [0, 1, 2, 2, 1, 0])
+    np.testing.assert_array_equal(full.rstd, [1, 2, 3, 3, 2, 1])
     assert full.name == "counted, full batch"
     assert fitted.slices.flags.c_contiguous
 
@@ -190,6 +198,10 @@ def test_a_plan_takes_the_tiles_of_the_slices_and_what_a_slot_holds():
     assert plan_shapes((950, 921), specification) == PlanShapes(6, 960, 928)  # 6 · 960 · 928 · 11 bytes are 56 MiB
     assert plan_shapes((5760, 4092), specification).batch >= 1
     assert max(plan_shapes((5760, 4092), specification).height, 1024) == 1024
+
+
+def test_a_halo_that_would_fill_a_tile_gets_a_larger_one():
+    assert plan_shapes((5000, 5000), SimpleNamespace(tile_multiple=16, halo=600, classes=6)).height > 2 * 600
 
 
 def test_phases_within_phases_never_go_back():

@@ -14,9 +14,9 @@ import torch
 
 import tomoscribe.export.tensorrt as export_module
 from tomoscribe.engine.errors import BackendUnavailableError, BundleError
-from tomoscribe.engine.plan import PlanError, PlanFile, PlanIdentity, PlanMismatchError, PlanShapes
-from tomoscribe.engine.plan_loading import load_plan, tensorrt_version
-from tomoscribe.export.parity import ParityError, Sample
+from tomoscribe.engine.plan import DeviceIdentity, PlanError, PlanFile, PlanIdentity, PlanMismatchError, PlanShapes
+from tomoscribe.engine.plan_loading import load_plan, tensorrt_log, tensorrt_version
+from tomoscribe.export.parity import ParityError, Sample, onnxruntime_runner
 from tomoscribe.export.tensorrt import build_plan
 from tomoscribe.export.tensorrt_layers import convolution_precisions
 
@@ -80,6 +80,7 @@ def test_a_plan_is_built_proved_written_and_loaded(build, bundle, gpu):
     assert path == bundle.path / "plans" / f"nvidia-h200-trt{version}-fp16-2x16x24.plan"
     assert path.read_bytes() == b"a serialized engine"
     loaded = load_plan(path, identity(bundle, version))
+    assert loaded.file.identity.device == DeviceIdentity("NVIDIA H200", "9.0", 132, 140)
     facts = loaded.file.facts
     assert facts["parity"]["labels_equal"] > 0.99
     assert facts["parity"]["passed"]
@@ -103,6 +104,24 @@ def test_the_network_is_strongly_typed_and_the_profile_that_of_the_tiles(build, 
     assert order.index("IBuilderConfig.add_optimization_profile") < order.index("Builder.build_serialized_network")
     assert order.index("IBuilderConfig.set_timing_cache") < order.index("Builder.build_serialized_network")
     assert gpu.named("IBuilderConfig.clear_flag") == []
+
+
+def test_a_layer_may_use_half_of_a_small_gpu(build, gpu, monkeypatch):
+    monkeypatch.setattr(PROPERTIES, "total_memory", 6 * 2**30)
+    build()
+    assert gpu.named("IBuilderConfig.set_memory_pool_limit")[0]["pool_size"] == 3 * 2**30
+
+
+def test_a_plan_is_compared_with_the_fp32_artifact(build, bundle, monkeypatch):
+    asked = []
+
+    def runner(artifact):
+        asked.append(artifact)
+        return onnxruntime_runner(artifact)
+
+    monkeypatch.setattr(export_module, "onnxruntime_runner", runner)
+    build()
+    assert asked == [bundle.artifact_path("fp32")]
 
 
 def test_tf32_is_off_where_fp32_is_asked_for(build, gpu):
@@ -142,6 +161,14 @@ def test_timings_of_another_version_are_left_out(build, gpu, cache, refuses):
     given = [call["serialized_timing_cache"] for call in gpu.named("IBuilderConfig.create_timing_cache")]
     assert given == [b"of another version", b""]
     assert cache.read_bytes() == b"timings"
+
+
+def test_timings_are_kept_by_gpu_and_version_in_the_users_cache_folder(bundle, gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "absent"))
+    gpu.layers = layers(bundle, "fp16", "Half")
+    build_plan(bundle, "fp16", SHAPES, samples(3))
+    (kept,) = (tmp_path / "absent" / "tomoscribe").iterdir()
+    assert kept.name == f"nvidia-h200-trt{gpu.real.__version__}.timing"
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(build, cache):
@@ -240,6 +267,18 @@ def test_the_parsers_own_reason_is_given(build, gpu):
         build()
 
 
+def test_the_first_error_is_the_reason_and_is_forgotten(build, gpu):
+    def refuse(**arguments):
+        gpu.logger.log(gpu.real.ILogger.Severity.INTERNAL_ERROR, "the cause")
+        gpu.logger.log(gpu.real.ILogger.Severity.ERROR, "what came of it")
+        return False
+
+    gpu.returns["OnnxParser.parse"] = refuse
+    with pytest.raises(PlanError, match=r"\(the cause\)"):
+        build()
+    assert tensorrt_log().reason() == "it gives no reason"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -273,7 +312,17 @@ def test_a_plan_whose_tensors_are_not_the_contracts_is_refused(build, bundle, gp
     gpu.returns["ICudaEngine.get_tensor_dtype"] = gpu.real.DataType.HALF
     with pytest.raises(PlanMismatchError, match="labels: expected output uint8, found output half"):
         load_plan(path, needed)
+    with pytest.raises(PlanMismatchError, match="labels: expected output uint8"):
+        build()
     del gpu.returns["ICudaEngine.get_tensor_dtype"]
+    gpu.returns["ICudaEngine.get_tensor_mode"] = gpu.real.TensorIOMode.OUTPUT
+    with pytest.raises(PlanMismatchError, match="mean: expected input float, found output float"):
+        load_plan(path, needed)
+    del gpu.returns["ICudaEngine.get_tensor_mode"]
+    gpu.profile["mean"][0] = (4,)
+    with pytest.raises(PlanMismatchError, match=r"profile of mean: expected \(3,\) to \(4,\), found \(4,\) to \(4,\)"):
+        load_plan(path, needed)
+    gpu.profile["mean"][0] = (3,)
     gpu.profile["mean"][2] = (9,)
     with pytest.raises(PlanMismatchError, match=r"profile of mean: expected \(3,\) to \(4,\), found \(3,\) to \(9,\)"):
         load_plan(path, needed)

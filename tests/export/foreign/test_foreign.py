@@ -126,7 +126,7 @@ def test_probabilities_a_little_outside_are_cut_and_not_wrapped_around(linear_fi
 
 @pytest.mark.parametrize(
     ("normalise", "scale", "offset"),
-    [("volume", 1.0, 0.0), ("volume", 0.01, 2e-2), ("none", 1.0, 0.0), ("none", 0.01, -1.25)],
+    [("volume", 1.0, 0.0), ("volume", 1.0, 0.3), ("volume", 0.01, 2e-2), ("none", 1.0, 0.0), ("none", 0.01, -1.25)],
 )
 @pytest.mark.parametrize("rstd", [0.05, -0.05])
 def test_intensities_come_as_the_network_expects_them(linear_file, describe, tmp_path, normalise, scale, offset, rstd):
@@ -261,6 +261,12 @@ def test_a_softmax_of_probabilities_is_refused(linear_file, describe, tmp_path):
     path = linear_file(WEIGHTS, BIAS, "answer = Softmax <axis = 1> (before_last)")
     with pytest.raises(ParameterError, match=r"expected logits, found .* from 1 to 1; say probabilities"):
         bundle_from_onnx(path, tmp_path / "b", describe(answers="logits"))
+
+
+def test_logits_of_a_sigmoid_may_be_between_0_and_1(linear_file, describe, tmp_path):
+    path = linear_file([[0.0]], [0.6], answer="float[n, 1, h, w] answer")
+    bundle = bundle_from_onnx(path, tmp_path / "b", describe("a", activation="sigmoid", answers="logits"))
+    assert bundle.training["answers"] == "logits"
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf])

@@ -112,11 +112,26 @@ def test_a_network_that_sees_everything_needs_a_halo_that_is_accepted(onnx_file,
 
 
 @pytest.mark.usefixtures("noise")
-def test_fixed_sizes_that_can_be_freed_are(onnx_file, describe, tmp_path):
+@pytest.mark.parametrize(("given", "halo"), [(None, 4), (0, 0)])
+def test_the_halo_is_the_reach_in_whole_tile_multiples_unless_given(onnx_file, describe, tmp_path, given, halo):
+    path = onnx_file(
+        *RESIZED[:3],
+        "all = Concat <axis = 1> (image, same, same)",
+        "answer = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (all, second)",
+        second=SECOND,
+    )
+    bundle = bundle_from_onnx(path, tmp_path / "b", describe(halo=given))
+    specification = bundle.specification
+    assert (specification.tile_multiple, bundle.training["reach"], specification.halo) == (4, 1, halo)
+
+
+@pytest.mark.usefixtures("noise")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_fixed_sizes_that_can_be_freed_are(onnx_file, describe, tmp_path, batch):
     path = onnx_file(
         "answer = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (image, first)",
-        image="float[1, 1, 40, 56] image",
-        answer="float[1, 3, 40, 56] answer",
+        image=f"float[{batch}, 1, 40, 56] image",
+        answer=f"float[{batch}, 3, 40, 56] answer",
         first=FIRST,
     )
     bundle = bundle_from_onnx(path, tmp_path / "b", describe())
