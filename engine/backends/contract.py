@@ -69,8 +69,16 @@ class Backend(Protocol):
         """One line that says what runs where, such as ``ONNX Runtime 1.23, 2 threads, FP32``."""
         ...
 
+    @property
+    def streams(self) -> int:
+        """Slots that it works on at the same time; so many have to be submitted for it to be busy."""
+        ...
+
     def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
         """Return `count` slots whose buffers the backend can work on.
+
+        Where they are fewer than `streams`, a backend may give more of the device to each. No slot may be at work
+        meanwhile.
 
         Raises:
             BackendError: the memory for them cannot be had.

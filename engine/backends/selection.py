@@ -1,44 +1,161 @@
-"""Which backend runs a bundle here."""
+"""Which backend runs a bundle here, and in which precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
 
 from tomoscribe.engine.backends.contract import Backend
+from tomoscribe.engine.backends.cpu import ARTIFACTS
 from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
-from tomoscribe.engine.bundle import Bundle
+from tomoscribe.engine.backends.openvino import OpenVinoBackend
+from tomoscribe.engine.backends.processor import Processor, read_processor
+from tomoscribe.engine.backends.trial import seconds_per_slice
+from tomoscribe.engine.backends.trial_cache import recall, remember
+from tomoscribe.engine.bundle import CHECKPOINT, Bundle
+from tomoscribe.engine.cores import usable_cores
 from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
 
-__all__ = ["AUTO", "BACKENDS", "choose_backend"]
+__all__ = ["AUTO", "BACKENDS", "PRECISIONS", "Build", "choose_backend"]
 
 AUTO = "auto"
 
-# In the order in which `auto` tries them: the fastest first.
-BACKENDS: dict[str, Callable[[Bundle], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
-def choose_backend(name: str, bundle: Bundle) -> tuple[Backend, str]:
+class Build(Protocol):
+    """Makes a backend of a bundle."""
+
+    def __call__(self, bundle: Bundle, *, precision: str = ..., streams: int | None = ...) -> Backend:
+        """Return a backend in a precision that works on so many slots at the same time, or on as many as suit it."""
+        ...
+
+
+# In the order in which `auto` asks them. The last runs everywhere.
+BACKENDS: dict[str, Build] = {"openvino": OpenVinoBackend, "onnxruntime": OnnxRuntimeBackend}
+
+# Packages whose version the speed depends on, and the names that parity reports give the runtimes.
+_RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+
+
+def choose_backend(name: str, bundle: Bundle, *, precision: str = AUTO, latency: bool = False) -> tuple[Backend, str]:
     """Return a backend that is ready to run a bundle, and why it was chosen, in one line.
 
+    Where there is a choice, the fastest is taken, by a trial of a second or two whose result is kept for this machine
+    and bundle. An automatic precision is FP32, or INT8 where the bundle has it, its parity gate passed in the very
+    runtime, and the processor computes it exactly. Nobody has judged BF16, so that it has to be asked for.
+
     Args:
-        name: one of `BACKENDS`, which then runs or fails, or ``auto`` for the first of them that this machine can run.
+        name: one of `BACKENDS`, which then runs or fails, or ``auto`` for the fastest that this machine can run.
         bundle: the model.
+        precision: one of `PRECISIONS`, which then is had or fails, or ``auto``.
+        latency: give a single slot all the cores, rather than every core a slot of its own.
 
     Raises:
-        ParameterError: there is no backend of that name.
-        BackendUnavailableError: the backend, or with ``auto`` every backend, cannot run here.
+        ParameterError: there is no backend or no precision of that name.
+        BackendUnavailableError: the backend, or with ``auto`` every backend, cannot run here in the precision.
+        BackendError: every backend fails.
         BundleError: the bundle cannot be run.
     """
-    if name in BACKENDS:
-        return BACKENDS[name](bundle), f"{name}, as asked for"
-    if name != AUTO:
-        raise ParameterError(f"backend '{name}': expected one of {', '.join([AUTO, *BACKENDS])}")
-    unavailable: list[BackendUnavailableError] = []
-    for candidate, build in BACKENDS.items():
+    for kind, value, known in (("backend", name, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in (AUTO, *known):
+            raise ParameterError(f"{kind} '{value}': expected one of {', '.join([AUTO, *known])}")
+    processor = read_processor()
+    candidates = [
+        (backend, arithmetic)
+        for backend in (BACKENDS if name == AUTO else (name,))
+        for arithmetic in (_judged_precisions(backend, bundle, processor) if precision == AUTO else (precision,))
+    ]
+    return _Choice(bundle, candidates, processor, latency).make()
+
+
+class _Choice:
+    """One choice between candidates, each a backend and a precision."""
+
+    def __init__(
+        self, bundle: Bundle, candidates: Sequence[tuple[str, str]], processor: Processor, latency: bool
+    ) -> None:
+        self._bundle = bundle
+        self._candidates = {" ".join(candidate): candidate for candidate in candidates}
+        self._facts = _facts(bundle, list(self._candidates), processor, latency)
+        self._streams = 1 if latency else None
+
+    def make(self) -> tuple[Backend, str]:
+        """Take the only candidate, the winner of an earlier trial, or that of a new one."""
+        if len(self._candidates) == 1:
+            (only,) = self._candidates
+            return self._build(only), f"{only}, as asked for"
+        if known := recall(self._facts):
+            fastest = min(known, key=known.__getitem__)
+            if fastest in self._candidates:
+                try:
+                    return self._build(fastest), f"{fastest}, the fastest in an earlier trial: {_listed(known)}"
+                except BackendUnavailableError:
+                    pass  # what could run then cannot now
+        return self._try_out()
+
+    def _try_out(self) -> tuple[Backend, str]:
+        built: dict[str, Backend] = {}
+        unavailable: dict[str, str] = {}
+        chosen = None
         try:
-            backend = build(bundle)
-        except BackendUnavailableError as error:
-            unavailable.append(error)
-        else:
-            return backend, f"{candidate}, " + "; ".join(["the first that can run here", *map(str, unavailable)])
-    raise BackendUnavailableError("; ".join(map(str, unavailable)))
+            for candidate in self._candidates:
+                try:
+                    built[candidate] = self._build(candidate)
+                except BackendUnavailableError as error:
+                    unavailable[candidate] = str(error)
+            reasons = list(dict.fromkeys(unavailable.values()))
+            if not built:
+                raise BackendUnavailableError("; ".join(reasons))
+            if len(built) == 1:
+                (chosen,) = built
+                return built[chosen], "; ".join([f"{chosen}, the only one that can run here", *reasons])
+            times, failures = seconds_per_slice(built, self._bundle.specification)
+            chosen = min(times, key=times.__getitem__)
+            if not failures:
+                remember(self._facts, times)
+            return built[chosen], "; ".join(
+                [f"{chosen}, the fastest in a trial: {_listed(times)}", *reasons, *failures]
+            )
+        finally:
+            for candidate, backend in built.items():
+                if candidate != chosen:
+                    backend.close()
+
+    def _build(self, candidate: str) -> Backend:
+        backend, precision = self._candidates[candidate]
+        return BACKENDS[backend](self._bundle, precision=precision, streams=self._streams)
+
+
+def _judged_precisions(backend: str, bundle: Bundle, processor: Processor) -> Sequence[str]:
+    """Return the precisions that a backend may take without being asked."""
+    artifact = ARTIFACTS[backend]["int8"]
+    judgement = bundle.parity.get(artifact, {}) if artifact in bundle.artifacts else {}
+    judges = (judgement.get("runtime", ""), *judgement.get("others", ()))
+    judged = any(judge.startswith(_RUNTIMES[backend]) for judge in judges)
+    return ("fp32", "int8") if processor.exact_int8 and judgement.get("passed") is True and judged else ("fp32",)
+
+
+def _facts(bundle: Bundle, candidates: Sequence[str], processor: Processor, latency: bool) -> dict[str, Any]:
+    """Return all that a trial's result depends on."""
+    return {
+        "bundle": {key: artifact.sha256 for key, artifact in bundle.artifacts.items() if key != CHECKPOINT},
+        "candidates": candidates,
+        "cores": usable_cores(),
+        "latency": latency,
+        "processor": processor.name,
+        "versions": {package: _version(package) for package in ("tomoscribe", *_RUNTIMES)},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _listed(times: dict[str, float]) -> str:
+    fastest_first = sorted(times.items(), key=lambda item: item[1])
+    return ", ".join(f"{candidate} {seconds * 1000:.1f} ms" for candidate, seconds in fastest_first)

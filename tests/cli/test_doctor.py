@@ -76,7 +76,7 @@ def test_json_says_the_same(run):
     page = json.loads(out)
     assert status == 0
     assert page["can_segment"] is True
-    assert [finding["runs"] for finding in page["backends"]] == [True]
+    assert page["backends"][-1]["runs"] is True
     findings = {finding["name"]: finding for group in ("machine", "packages", "output") for finding in page[group]}
     assert findings["cores"]["usable"] >= 1
     assert findings["tomoscribe"]["versions"]["python"] in sys.version

@@ -80,7 +80,8 @@ class BundlePredictor:
     def __init__(self, bundle: Bundle, tile: int, *, backend: str = "auto") -> None:
         self.specification = bundle.specification
         self._plan = _plan(bundle.specification, tile)
-        self._backend, _ = choose_backend(backend, bundle)
+        # One image at a time, and the figures of the network that every other is judged by.
+        self._backend, _ = choose_backend(backend, bundle, precision="fp32", latency=True)
         self.sha256 = bundle.artifacts["fp32"].sha256  # there, or no backend would run it
         self.description = self._backend.description
         shape = SlotShape(1, self.specification.context, *self._plan.tile_shape, self.specification.classes)

@@ -1,4 +1,4 @@
-"""Bundles with a small U-Net in the graph contract, whose float32 arithmetic is exact."""
+"""Bundles with a small U-Net in the graph contract, whose float32 arithmetic is exact, and what runs them on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tomoscribe.engine.backends import BACKENDS
 from tomoscribe.engine.bundle import Artifact, Bundle, ModelSpecification
 from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP
 
@@ -99,13 +100,34 @@ def reach(level, depth, pixels):
     return max(pixels + 1, 2 * below) + 1
 
 
+@pytest.fixture(autouse=True)
+def trials(tmp_path, monkeypatch):
+    """The file that trials are kept in, away from the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tomoscribe" / "trials.json"
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def build(request):
+    """A backend on the CPU, to be called with a bundle."""
+    pytest.importorskip(request.param)
+    return BACKENDS[request.param]
+
+
 @pytest.fixture
 def make_bundle(tmp_path):
-    """Write a model to a bundle; without one, an `integer_unet` of the depth and context."""
+    """Write a model to a bundle; without one, an `integer_unet` of the depth and context.
 
-    def make(model=None, *, depth=2, context=1, seed=0):
-        path = tmp_path / "model.fp32.onnx"
-        path.write_bytes((model or integer_unet(depth, context, seed)).SerializeToString())
+    Further artifacts are networks of the same size with other weights: what runs them answers otherwise.
+    """
+
+    def make(model=None, *, depth=2, context=1, seed=0, others=(), parity=None):
+        artifacts = {}
+        for number, artifact in enumerate(["fp32", *others]):
+            path = tmp_path / f"model.{artifact}.onnx"
+            written = integer_unet(depth, context, seed + number) if model is None or number else model
+            path.write_bytes(written.SerializeToString())
+            artifacts[artifact] = Artifact.of(path)
         specification = ModelSpecification(
             name="integers",
             class_map=DEFAULT_CLASS_MAP,
@@ -114,6 +136,6 @@ def make_bundle(tmp_path):
             halo=reach(0, depth, 0),
             voxel_size=(1.0, 20.0),
         )
-        return Bundle(tmp_path, specification, {"fp32": Artifact.of(path)})
+        return Bundle(tmp_path, specification, artifacts, parity=parity or {})
 
     return make

@@ -1,0 +1,69 @@
+"""What trials found, kept in the user's cache folder: ``tomoscribe/trials.json``.
+
+Nothing depends on it but time, so a file that cannot be read, understood or written is as good as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tomoscribe.engine.replacing import replacing
+
+__all__ = ["recall", "remember", "trials_file"]
+
+_MOST = 200
+
+
+def trials_file() -> Path:
+    """Return where trials are kept: under ``$XDG_CACHE_HOME`` or ``~/.cache`` (XDG Base Directory Specification).
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification has relative paths ignored.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "tomoscribe" / "trials.json"
+
+
+def recall(facts: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the seconds per slice that an earlier trial under the same facts measured, by candidate; None if none did.
+
+    Args:
+        facts: what the answer depends on, for JSON.
+    """
+    found = _read().get(_key(facts))
+    times = found.get("seconds_per_slice") if isinstance(found, dict) else None
+    if not isinstance(times, dict) or not times or not all(type(value) is float for value in times.values()):
+        return None
+    return times
+
+
+def remember(facts: Mapping[str, Any], seconds_per_slice: Mapping[str, float]) -> None:
+    """Keep what a trial measured, and forget the oldest where there are very many."""
+    trials = _read()
+    trials.pop(_key(facts), None)
+    kept = list(trials.items())[-(_MOST - 1) :]
+    entry = {"facts": dict(facts), "seconds_per_slice": dict(seconds_per_slice)}
+    with contextlib.suppress(OSError, RuntimeError):
+        path = trials_file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(dict([*kept, (_key(facts), entry)]), indent=1) + "\n", encoding="utf-8")
+
+
+def _read() -> dict[str, Any]:
+    try:
+        trials = json.loads(trials_file().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, ValueError):
+        return {}
+    return trials if isinstance(trials, dict) else {}
+
+
+def _key(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
