@@ -14,39 +14,22 @@ any stage stops them all and is the one exception that the caller sees.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from tomoscribe.engine.backends.contract import Backend, Slot
+from tomoscribe.engine.clock import Clock
 from tomoscribe.engine.tiles import Tile
 
-__all__ = ["Clock", "Job", "Line"]
+__all__ = ["Job", "Line"]
 
 T = TypeVar("T")
 
 # A signal that comes just before the calling thread blocks does not wake it. So it blocks for this many seconds at
 # most, which is how long Ctrl-C may take to be noticed.
 _PULSE = 0.1
-
-
-class Clock:
-    """Seconds by stage. A stage is measured by one thread at a time."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("total", "read", "submit", "wait", "write"), 0.0)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time that a block takes to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscribe.engine.backends.contract import Backend, SlotShape
+from tomoscribe.engine.clock import Clock, Recorder
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.intensity import IntensityStatistics, check_finite
-from tomoscribe.engine.line import Clock, Job, Line
+from tomoscribe.engine.line import Job, Line
 from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram.contract import Tomogram
@@ -28,18 +29,22 @@ class StreamTimes:
     """What a stream's time went into, in seconds. The stages overlap, so they add up to more than the whole.
 
     Attributes:
-        total: from the first slice that is read to the last file that is renamed.
+        total: from the call on to the last file that is renamed.
+        allocate: the backend, making the slots.
         read: the reader thread, reading, checking and cutting slices.
         submit: the calling thread, handing slots to the backend.
         wait: the assembler thread, waiting for the backend; close to `total` where the backend sets the pace.
-        write: pasting tiles, writing to the sinks, and completing the files.
+        write: the assembler thread, pasting tiles and writing to the sinks.
+        complete: bringing the files to the disk and renaming them, when the last slice is written.
     """
 
     total: float
+    allocate: float
     read: float
     submit: float
     wait: float
     write: float
+    complete: float
 
 
 def stream(
@@ -56,6 +61,7 @@ def stream(
     invert: bool = False,
     slots: int = 3,
     progress: Callable[[int], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> StreamTimes:
     """Label a tomogram slice by slice and write the labels.
 
@@ -78,9 +84,10 @@ def stream(
         z_range: first slice to label and one past the last; all of them if None. Context is read outside of it too,
             where a slice that is not finite gives way to the nearest slice of the range.
         invert: whether the contrast is turned over.
-        slots: how many sets of buffers there are: one to be filled, one to be worked on and one to be emptied at the
-            same time.
+        slots: how many sets of buffers there are, fewer where there is less work: one to be filled, one to be emptied,
+            and as many as the backend works on at the same time.
         progress: called from the assembler thread with the number of slices that were just written.
+        recorder: what is to know when each stage was at work, for a profile.
 
     Returns:
         Where the time went.
@@ -93,12 +100,17 @@ def stream(
         OutputError: a sink could not be written.
     """
     uncommitted = list(sinks)
-    clock = Clock()
+    clock = Clock() if recorder is None else recorder
+    clock.begin(slots)
     try:
         with clock.measure("total"):
             first, last = _checked_range(tomogram, plan, z_range, context, batch, slots)
             shape = SlotShape(min(batch, last - first), context, *plan.tile_shape, classes)
-            buffers = backend.allocate(shape, slots)
+            runs = -(-(last - first) // shape.batch)
+            # Where there is less work than slots, a backend may give more of the device to each.
+            clock.slots = min(slots, runs * len(plan.tiles))
+            with clock.measure("allocate"):
+                buffers = backend.allocate(shape, clock.slots)
             for slot in buffers:
                 slot.mean[:], slot.rstd[:] = statistics.mean_and_rstd(len(slot.mean), invert)
             work = (
@@ -109,7 +121,7 @@ def stream(
             reader = _Reader(tomogram, plan, shape, (first, last))
             assembler = _Assembler(plan, sinks, shape, progress)
             Line(backend, clock).run(buffers, work, reader.fill, assembler.take)
-            with clock.measure("write"):
+            with clock.measure("complete"):
                 for sink in sinks:
                     sink.prepare()
                 while uncommitted:

@@ -1,13 +1,26 @@
-"""A tomogram without a file."""
+"""A line of fakes: a tomogram without a file, a backend that counts, a sink that keeps what it is given."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from tomoscribe.engine.backends.contract import Slot
 from tomoscribe.engine.errors import ParameterError
+from tomoscribe.engine.intensity import IntensityStatistics
+from tomoscribe.engine.stream import stream
+from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram.contract import Geometry, Tomogram
+
+CLASSES = 3
+# Powers of two, so that normalised values are exact.
+STATISTICS = IntensityStatistics(16.0, 0.5)
 
 
 class ArrayTomogram(Tomogram):
@@ -31,7 +44,175 @@ class ArrayTomogram(Tomogram):
         pass
 
 
+def label(slices, mean, rstd, context):
+    """What the fake backend makes of ``(n + 2k, h, w)``: every context slice counts, each with its own weight."""
+    normalised = (slices - mean[:, None, None]) * rstd[:, None, None]
+    number = len(slices) - 2 * context
+    summed = sum((3 * j + 1) * normalised[j : j + number] for j in range(2 * context + 1))
+    return (summed.astype(np.int64) % 251).astype(np.uint8)
+
+
+def scores_of(labels):
+    return np.stack([labels // (c + 1) for c in range(CLASSES)], axis=1)
+
+
+def reference(values, context, invert=False):
+    """The labels of every slice, by a loop over z."""
+    labels = []
+    for z in range(len(values)):
+        around = [values[min(max(z + j, 0), len(values) - 1)] for j in range(-context, context + 1)]
+        mean, rstd = STATISTICS.mean_and_rstd(len(around), invert)
+        labels.append(label(np.stack(around).astype(np.float32), mean, rstd, context)[0])
+    return np.stack(labels)
+
+
+class FakeBackend:
+    """Works on a slot when it is waited for, and minds that slots are used in turn.
+
+    `trouble` holds what is called before a method does its work, by the method's name.
+    """
+
+    name = "fake"
+    description = "numpy"
+
+    def __init__(self, trouble=None):
+        self.trouble = trouble or {}
+        self.calls = Counter()
+        self.cancelled = threading.Event()
+        self.flying = []
+        self.most_flying = 0
+
+    def _enter(self, method):
+        self.calls[method] += 1
+        self.trouble.get(method, lambda: None)()
+
+    def allocate(self, shape, count):
+        self._enter("allocate")
+        self.shape = shape
+        inputs, tile = shape.batch + 2 * shape.context, (shape.height, shape.width)
+        self.slots = [
+            Slot(
+                np.full((inputs, *tile), np.nan, np.float32),
+                np.full(inputs, np.nan, np.float32),
+                np.full(inputs, np.nan, np.float32),
+                np.zeros((shape.batch, *tile), np.uint8),
+                np.zeros((shape.batch, shape.classes, *tile), np.uint8),
+            )
+            for _ in range(count)
+        ]
+        return self.slots
+
+    def submit(self, slot):
+        self._enter("submit")
+        assert not any(slot is other for other in self.flying), "submitted twice"
+        assert np.isfinite(slot.slices).all(), "not finite in a part that a backend may compute"
+        slot.labels[:] = slot.scores[:] = 255
+        self.flying.append(slot)
+        self.most_flying = max(self.most_flying, len(self.flying))
+
+    def wait(self, slot):
+        self._enter("wait")
+        assert slot is self.flying[0], "waited for out of turn"
+        used = slot.count + 2 * self.shape.context
+        labels = label(slot.slices[:used], slot.mean[:used], slot.rstd[:used], self.shape.context)
+        slot.labels[: slot.count] = labels
+        slot.scores[: slot.count] = scores_of(labels)
+        self.flying.pop(0)
+
+    def cancel(self):
+        self.calls["cancel"] += 1
+        self.cancelled.set()
+
+    def close(self):
+        self.calls["close"] += 1
+
+
+class RecordingSink:
+    """Keeps what it is given; `trouble` as in `FakeBackend`."""
+
+    path = Path("labels.mrc")
+
+    def __init__(self, shape, trouble=None, log=None):
+        self.trouble = trouble or {}
+        self.log = log if log is not None else []
+        self.labels = np.full(shape, 255, np.uint8)
+        self.scores = np.full((shape[0], CLASSES, *shape[1:]), 255, np.uint8)
+        self.written = 0
+        self.calls = Counter()
+
+    def _enter(self, method):
+        self.calls[method] += 1
+        self.log.append((method, self))
+        self.trouble.get(method, lambda: None)()
+
+    def write(self, start, labels, scores):
+        self._enter("write")
+        assert not self.calls["abort"], "written after it was aborted"
+        self.last = labels, scores
+        self.starts = [*getattr(self, "starts", []), start]
+        self.labels[start : start + len(labels)] = labels
+        self.scores[start : start + len(scores)] = scores
+        self.written += len(labels)
+
+    def prepare(self):
+        self._enter("prepare")
+
+    def commit(self):
+        self._enter("commit")
+
+    def abort(self):
+        self._enter("abort")
+
+
+def raises(error, at=0):
+    """Return a function that raises at its n-th call."""
+    calls = count()
+
+    def act():
+        if next(calls) == at:
+            raise error
+
+    return act
+
+
+def volume(depth=7, height=10, width=12, dtype=np.float32):
+    return np.random.default_rng(0).integers(0, 100, (depth, height, width)).astype(dtype)
+
+
+def plan_for(values, largest=64, multiple=2):
+    return TilePlan.for_slice(values.shape[1:], multiple=multiple, halo=2, largest=largest)
+
+
+def run(tomogram, backend, plan, sinks, **options):
+    arguments = {"context": 1, "classes": CLASSES, "batch": 2} | options
+    return stream(tomogram, backend, plan, STATISTICS, sinks, **arguments)
+
+
 @pytest.fixture(scope="session")
 def array_tomogram():
     """The class `ArrayTomogram`, to be called with ``(z, y, x)`` values."""
     return ArrayTomogram
+
+
+@pytest.fixture(scope="session")
+def fakes():
+    """Fake stages, and what runs a stream of them."""
+    return SimpleNamespace(
+        Tomogram=ArrayTomogram,
+        Backend=FakeBackend,
+        Sink=RecordingSink,
+        volume=volume,
+        plan_for=plan_for,
+        reference=reference,
+        scores_of=scores_of,
+        raises=raises,
+        run=run,
+    )
+
+
+@pytest.fixture
+def no_thread_is_left():
+    """Fails a test that ends with more threads than it began with."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
