@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tomoscribe.cli.failure import print_error
+from tomoscribe.cli.profile_page import profile_page
 from tomoscribe.engine import ClassMap, Segmentation, Segmenter
 
 __all__ = ["JsonReport", "Report", "TerminalReport"]
@@ -50,8 +51,8 @@ class Report(Protocol):
         """Take a tomogram's result."""
         ...
 
-    def miss_picture(self, path: Path, message: str, status: int) -> None:
-        """Take what kept the picture of a finished tomogram from being drawn."""
+    def miss_extra(self, path: Path, message: str, status: int) -> None:
+        """Take what kept the picture or the trace of a finished tomogram from being written."""
         ...
 
     def fail(self, path: Path | None, message: str, status: int) -> None:
@@ -90,7 +91,7 @@ class JsonReport:
         """Print the result."""
         self._print(status="done", **result.to_json(), picture=None if picture is None else str(picture))
 
-    def miss_picture(self, path: Path, message: str, status: int) -> None:
+    def miss_extra(self, path: Path, message: str, status: int) -> None:
         """Print the error, after the result."""
         self.fail(path, message, status)
 
@@ -134,7 +135,7 @@ class TerminalReport:
         self._current = self._progress.add_task("", unit="slices", voxels=0, visible=False)
         self._class_map: ClassMap | None = None
         self._counts: Counter[str] = Counter()
-        self._voxels = self._total = self._done = self._skipped = self._failed = self._pictureless = 0
+        self._voxels = self._total = self._done = self._skipped = self._failed = self._incomplete = 0
 
     def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
         """Say what runs where and why, and what is left out."""
@@ -178,15 +179,18 @@ class TerminalReport:
         self._say(f"{result.tomogram}: {width} × {height} × {depth}, {result.seconds:.1f} s, {speed} → {result.labels}")
         if picture is not None:
             self._say(f"{result.tomogram}: picture → {picture}")
+        if result.profile is not None:
+            for part in profile_page(result.profile, result.seconds):
+                self._console.print(part)
         self._counts.update(result.counts)
         self._voxels += result.voxels
         self._done += 1
         self._complete()
 
-    def miss_picture(self, path: Path, message: str, status: int) -> None:
+    def miss_extra(self, path: Path, message: str, status: int) -> None:
         """Say what went wrong; the tomogram counts as segmented."""
         self.status = max(self.status, status)
-        self._pictureless += 1
+        self._incomplete += 1
         print_error(message)
 
     def fail(self, path: Path | None, message: str, status: int) -> None:
@@ -230,7 +234,7 @@ class TerminalReport:
             out.print(table)
         seconds = time.perf_counter() - self._started
         parts = [f"{self._done} segmented"]
-        rest = ((self._pictureless, "without picture"), (self._skipped, "skipped"), (self._failed, "failed"))
+        rest = ((self._incomplete, "without picture or trace"), (self._skipped, "skipped"), (self._failed, "failed"))
         parts += [f"{count} {what}" for count, what in rest if count]
         parts += [f"{seconds:.1f} s", _speed(self._voxels / seconds)] if self._done else []
         out.print(", ".join(parts))

@@ -67,7 +67,16 @@ def segment(
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="The density is bright on dark.")] = False,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What runs the model: auto, onnxruntime.")] = "auto",
+    no_rescale: Annotated[
+        bool,
+        typer.Option("--no-rescale", help="Take slices as they are, whatever voxel size the model was trained on."),
+    ] = False,
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="What runs the model: auto, openvino, onnxruntime.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="What it is computed in: auto, fp32, bf16, int8.")
+    ] = "auto",
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -77,6 +86,14 @@ def segment(
     ] = False,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw <tomogram>__overview.png too.", rich_help_panel=REPORTING)
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Say what every stage's time went into, and write <tomogram>__trace.json for ui.perfetto.dev.",
+            rich_help_panel=REPORTING,
+        ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=REPORTING)] = False,
     as_json: Annotated[
@@ -94,8 +111,10 @@ def segment(
 ) -> None:
     """Label every voxel of tomograms."""
     from tomoscribe.cli.report import JsonReport, TerminalReport
-    from tomoscribe.engine import Segmenter, open_tomogram
+    from tomoscribe.engine import Recorder, Segmenter, open_tomogram
     from tomoscribe.engine.inputs import check_output_names, find_tomograms
+    from tomoscribe.engine.outputs import OutputPaths
+    from tomoscribe.engine.trace import write_trace
 
     first, stop = parse_range(z_range)
     names = [name.strip() for entry in classes or () for name in entry.split(",") if name.strip()] or None
@@ -105,23 +124,28 @@ def segment(
         with open_tomogram(path, voxel_size=voxel_size, axes=axes.value, mode0=mode0.value) as tomogram:
             span = (first, tomogram.shape[0] if stop is None else stop)
             progress = report.begin(path, tomogram.shape, span)
+            recorder = Recorder() if profile else None
             result = segmenter.segment(
                 tomogram,
                 output,
                 classes=names,
                 invert=invert,
+                rescale=not no_rescale,
                 z_range=span,
                 overwrite=overwrite,
                 progress=progress,
                 warn=lambda warning: report.warn(path, warning),
+                recorder=recorder,
             )
             try:
+                if recorder is not None:
+                    write_trace(recorder, OutputPaths.of(path, output).trace)
                 drawn = _draw(segmenter, tomogram, result.labels, output) if picture else None
             except Exception as error:  # the labels are there all the same
                 report.finish(result, None)
                 if context.obj:
                     raise
-                report.miss_picture(path, describe(error, path), exit_status(error))
+                report.miss_extra(path, describe(error, path), exit_status(error))
             else:
                 report.finish(result, drawn)
 
@@ -129,7 +153,7 @@ def segment(
         try:
             found = find_tomograms(inputs)
             check_output_names(found.tomograms, output)
-            with Segmenter(model, backend=backend) as segmenter:
+            with Segmenter(model, backend=backend, precision=precision) as segmenter:
                 segmenter.bundle.specification.class_map.select(names or ())
                 report.introduce(segmenter, found.tomograms, found.left_out)
                 for path in found.tomograms:

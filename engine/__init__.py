@@ -7,6 +7,7 @@
 
 from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
 from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP, ClassMap, LabelClass
+from tomoscribe.engine.clock import Recorder
 from tomoscribe.engine.errors import (
     BackendError,
     BackendUnavailableError,
@@ -19,7 +20,9 @@ from tomoscribe.engine.errors import (
     TomogramNotFoundError,
     TomoscribeError,
 )
-from tomoscribe.engine.segmentation import Segmentation, Segmenter, segment
+from tomoscribe.engine.profile import Profile
+from tomoscribe.engine.result import Segmentation
+from tomoscribe.engine.segmentation import Segmenter, segment
 from tomoscribe.engine.tomogram import Geometry, Tomogram, open_tomogram
 
 __all__ = [
@@ -36,6 +39,8 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "ParameterError",
+    "Profile",
+    "Recorder",
     "Segmentation",
     "Segmenter",
     "Tomogram",

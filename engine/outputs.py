@@ -29,12 +29,14 @@ class OutputPaths:
         labels: the label volume.
         sidecar: the JSON file beside it.
         picture: the overview, where one is drawn.
+        trace: when each stage was at work, where that was recorded.
         class_volumes: the score volume of each class that is written, by name.
     """
 
     labels: Path
     sidecar: Path
     picture: Path
+    trace: Path
     class_volumes: Mapping[str, Path]
 
     @classmethod
@@ -46,6 +48,7 @@ class OutputPaths:
             labels=folder / f"{start}labels.mrc",
             sidecar=folder / f"{start}labels.json",
             picture=folder / f"{start}overview.png",
+            trace=folder / f"{start}trace.json",
             class_volumes={c.name: folder / f"{start}{c.feature}.mrc" for c in classes},
         )
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -20,15 +19,20 @@ from typing import Any, Self
 
 from tomoscribe.engine.backends import choose_backend
 from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
+from tomoscribe.engine.clock import Recorder
 from tomoscribe.engine.intensity import IntensityStatistics, measure_intensity
 from tomoscribe.engine.outputs import OutputPaths, remove_leftovers
 from tomoscribe.engine.polarity import polarity_of
+from tomoscribe.engine.profile import Profile
+from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling, RestoringSink
+from tomoscribe.engine.result import Segmentation
 from tomoscribe.engine.sidecar import Sidecar
+from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.stream import stream
 from tomoscribe.engine.tiles import TilePlan
-from tomoscribe.engine.tomogram import Geometry, Tomogram, open_tomogram
+from tomoscribe.engine.tomogram import Tomogram, open_tomogram
 
-__all__ = ["Segmentation", "Segmenter", "segment"]
+__all__ = ["Segmenter", "segment"]
 
 # A slice of up to this many pixels a side is one tile; tiles of larger slices are no larger.
 LARGEST_TILE = 1024
@@ -36,60 +40,6 @@ LARGEST_TILE = 1024
 BATCH_PIXELS = 2**18
 # A slot may be larger than this only if a single slice is.
 SLOT_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a segmentation wrote, and how it went.
-
-    Attributes:
-        tomogram: the input.
-        labels: the label volume, int8, 0 is background.
-        sidecar: the JSON file that says what the labels mean.
-        class_volumes: the score volume of each class that was kept, by name.
-        counts: voxels of each class that was kept, by name.
-        geometry: shape, voxel size and origin, as the outputs have them.
-        voxels: how many voxels were labelled; fewer than the volume has with a z range.
-        seconds: from opening the file to the last output.
-        model: the model's name.
-        backend: what ran it.
-        warnings: what a user should know of the input, a line each.
-    """
-
-    tomogram: Path
-    labels: Path
-    sidecar: Path
-    class_volumes: Mapping[str, Path]
-    counts: Mapping[str, int]
-    geometry: Geometry
-    voxels: int
-    seconds: float
-    model: str
-    backend: str
-    warnings: tuple[str, ...]
-
-    @property
-    def voxels_per_second(self) -> float:
-        """Voxels labelled a second, from file to file."""
-        return self.voxels / self.seconds
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as the command line's ``--json`` prints it."""
-        return {
-            "tomogram": str(self.tomogram),
-            "labels": str(self.labels),
-            "sidecar": str(self.sidecar),
-            "class_volumes": {name: str(path) for name, path in self.class_volumes.items()},
-            "counts": dict(self.counts),
-            "shape": list(self.geometry.shape),
-            "voxel_size": list(self.geometry.voxel_size),
-            "voxels": self.voxels,
-            "seconds": round(self.seconds, 3),
-            "voxels_per_second": round(self.voxels_per_second),
-            "model": self.model,
-            "backend": self.backend,
-            "warnings": list(self.warnings),
-        }
 
 
 class Segmenter:
@@ -102,15 +52,19 @@ class Segmenter:
     Args:
         model: a bundle or its folder; by default the model that tomoscribe brings.
         backend: ``auto`` or the name of a backend.
+        precision: ``auto`` or what the model is to be computed in, see `tomoscribe.engine.backends.choose_backend`.
 
     Raises:
+        ParameterError: there is no backend or no precision of that name.
         BundleError: the bundle is incomplete or was altered.
         BackendUnavailableError: the backend cannot run here.
     """
 
-    def __init__(self, model: Bundle | Path | str | None = None, *, backend: str = "auto") -> None:
+    def __init__(
+        self, model: Bundle | Path | str | None = None, *, backend: str = "auto", precision: str = "auto"
+    ) -> None:
         self.bundle = model if isinstance(model, Bundle) else Bundle.load(model or default_bundle())
-        self._backend, self.reason = choose_backend(backend, self.bundle)
+        self._backend, self.reason = choose_backend(backend, self.bundle, precision=precision)
 
     @property
     def backend(self) -> str:
@@ -124,10 +78,12 @@ class Segmenter:
         *,
         classes: Sequence[str] | None = None,
         invert: bool = False,
+        rescale: bool = True,
         z_range: tuple[int, int] | None = None,
         overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
         warn: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> Segmentation:
         """Label a tomogram and write the outputs.
 
@@ -140,6 +96,8 @@ class Segmenter:
             output: the folder for the outputs, made if need be; by default the tomogram's own.
             classes: names or numbers of the classes to keep; the label volume has 0 for the others. All if None.
             invert: the tomogram shows density bright on dark.
+            rescale: show the model voxels of a size that it was trained on where the tomogram's are others by more than
+                5 %, see `tomoscribe.engine.rescaling`; outputs have the tomogram's. A size of 0 or 1 Å is not known.
             z_range: first slice to label and one past the last, counted from 0. Outputs keep the full shape and are 0
                 outside. Intensities are measured inside, and a slice outside that is not finite is no one's context
                 (the nearest slice of the range takes its place), so that damaged slices can be left out.
@@ -147,9 +105,11 @@ class Segmenter:
                 does not write are removed in the end.
             progress: called with the number of slices that were just written, from another thread.
             warn: called with each of the result's warnings, before the work begins where they are of the input.
+            recorder: what is to know when each stage was at work, for the result's profile.
 
         Raises:
-            ParameterError: a class that the model does not have, or a z range outside the volume.
+            ParameterError: a class that the model does not have, a z range outside the volume, or voxels so far from
+                those that the model was trained on that they cannot be rescaled to them.
             TomogramNotFoundError: no such file.
             TomogramFormatError: the file is not a tomogram, or is truncated.
             IntensityError: the slices to label are constant or hold NaN.
@@ -166,37 +126,43 @@ class Segmenter:
             span = tomogram.checked_range(z_range)
             paths = OutputPaths.of(tomogram.path, None if output is None else Path(output), keep)
             paths.check(overwrite)
-            warnings = (
-                *tomogram.warnings,
-                *_voxel_size_warning(tomogram, specification),
-                *_polarity_warning(tomogram, span, invert),
-            )
+            rescaling = Rescaling.of(tomogram.geometry, specification)
+            warnings = tomogram.warnings
+            if rescaling is not None:
+                warnings += (rescaling.describe(rescale),)
+            if not rescale:
+                rescaling = None
+            seen = tomogram if rescaling is None else RescaledTomogram(tomogram, rescaling)
+            warnings += _polarity_warning(seen, span, invert)
             if warn is not None:
                 for warning in warnings:
                     warn(warning)
-            statistics = measure_intensity(tomogram, span)
+            statistics = measure_intensity(seen, span)
             plan = TilePlan.for_slice(
-                tomogram.shape[1:],
+                seen.shape[1:],
                 multiple=specification.tile_multiple,
                 halo=specification.halo,
                 largest=max(LARGEST_TILE, 2 * specification.halo + 2 * specification.tile_multiple),
             )
-            facts = self._facts(tomogram, paths, span, invert, statistics, warnings)
+            facts = self._facts(tomogram, paths, span, invert, rescaling, statistics, warnings)
             sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
             paths.make_folder()
             leftovers = paths.leftovers() if overwrite else ()
+            sinks: list[Sink] = paths.open_sinks(tomogram.geometry, specification, keep, sidecar)
             stream(
-                tomogram,
+                seen,
                 self._backend,
                 plan,
                 statistics,
-                paths.open_sinks(tomogram.geometry, specification, keep, sidecar),
+                sinks if rescaling is None else [RestoringSink(sinks, rescaling)],
                 context=specification.context,
                 classes=specification.classes,
                 batch=_batch(plan, specification, span),
                 z_range=span,
                 invert=invert != (specification.polarity == "bright"),
+                slots=self._backend.streams + 2,
                 progress=progress,
+                recorder=recorder,
             )
             remaining = remove_leftovers(leftovers)
             if warn is not None:
@@ -214,6 +180,8 @@ class Segmenter:
             seconds=time.perf_counter() - started,
             model=specification.name,
             backend=self.backend,
+            rescaling=rescaling,
+            profile=None if recorder is None else Profile.of(recorder),
             warnings=(*warnings, *remaining),
         )
 
@@ -223,6 +191,7 @@ class Segmenter:
         paths: OutputPaths,
         span: tuple[int, int],
         invert: bool,
+        rescaling: Rescaling | None,
         statistics: IntensityStatistics,
         warnings: Sequence[str],
     ) -> dict[str, Any]:
@@ -239,6 +208,7 @@ class Segmenter:
             "unit": "angstrom",
             "z_range": list(span),
             "inverted": invert,
+            "rescaling": None if rescaling is None else rescaling.to_json(),
             "intensity": {"mean": statistics.mean, "standard_deviation": statistics.standard_deviation},
             "model": {
                 "name": self.bundle.specification.name,
@@ -267,41 +237,34 @@ def segment(
     *,
     model: Bundle | Path | str | None = None,
     backend: str = "auto",
+    precision: str = "auto",
     classes: Sequence[str] | None = None,
     invert: bool = False,
+    rescale: bool = True,
     z_range: tuple[int, int] | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> Segmentation:
     """Load a model, label one tomogram with it, and write the outputs.
 
     The arguments are those of `Segmenter` and of its `segment`; use that for more than one tomogram. To override what
     a header says, pass ``open_tomogram(path, voxel_size=…)``.
     """
-    with Segmenter(model, backend=backend) as segmenter:
+    with Segmenter(model, backend=backend, precision=precision) as segmenter:
         return segmenter.segment(
             tomogram,
             output,
             classes=classes,
             invert=invert,
+            rescale=rescale,
             z_range=z_range,
             overwrite=overwrite,
             progress=progress,
             warn=warn,
+            recorder=recorder,
         )
-
-
-def _voxel_size_warning(tomogram: Tomogram, specification: ModelSpecification) -> tuple[str, ...]:
-    voxel_size = tomogram.geometry.voxel_size[0]
-    smallest, largest = specification.voxel_size
-    # A header that says 0 or 1 Å does not know; the tomogram's own warning says so.
-    if voxel_size in (0.0, 1.0) or smallest * 0.95 <= voxel_size <= largest * 1.05:
-        return ()
-    return (
-        f"voxels of {voxel_size:.2f} Å are outside what the model {specification.name} was trained on, {smallest:.1f} "
-        f"to {largest:.1f} Å; expect worse labels, or bin the tomogram to that",
-    )
 
 
 def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -> tuple[str, ...]:

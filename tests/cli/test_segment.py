@@ -48,7 +48,7 @@ def test_one_tomogram_is_labelled_and_summarised(run, make):
     assert status == 0
     for name in ("a__labels.mrc", "a__DarkMatter.mrc", "a__Light.mrc", "a__labels.json"):
         assert path.with_name(name).exists()
-    assert re.search(r"backend +ONNX Runtime .*\(onnxruntime", err)
+    assert re.search(r"backend +(ONNX Runtime|OpenVINO) .*\((onnxruntime|openvino)", err)
     assert "tiny" in err
     assert f"{path}: 20 × 30 × 4," in err
     with mrcfile.open(path.with_name("a__labels.mrc")) as file:
@@ -111,6 +111,27 @@ def test_json_is_one_object_a_line_and_nothing_else(run, make, tmp_path):
     assert "none.mrc" in failed["error"]
 
 
+def test_a_profile_names_the_stage_that_sets_the_pace_and_leaves_a_trace(run, make, tmp_path):
+    status, _, err = run(make("a.mrc"), "--profile")
+    assert status == 0
+    assert re.search(r"^(allocate|read|submit|infer|write|complete) sets the pace: ", err, re.MULTILINE)
+    trace = json.loads((tmp_path / "a__trace.json").read_text("utf-8"))
+    assert {event["name"] for event in trace["traceEvents"]} >= {"read", "submit", "wait", "write", "complete"}
+    (done,) = lines(run(make("b.mrc"), "--profile", "--json")[1])
+    assert done["profile"]["bottleneck"] in done["profile"]["stages"]
+    (done,) = lines(run(make("c.mrc"), "--json")[1])
+    assert done["profile"] is None
+    assert not (tmp_path / "c__trace.json").exists()
+
+
+def test_a_trace_that_fails_does_not_take_the_result_along(run, make, tmp_path):
+    (tmp_path / "a__trace.json").mkdir()
+    status, out, err = run(make("a.mrc"), "--profile")
+    assert (status, err.count("tomoscribe: error: ")) == (1, 1)
+    assert "a__trace.json" in err
+    assert re.search(r"^1 segmented, 1 without picture or trace, ", out, re.MULTILINE)
+
+
 def test_a_picture_that_fails_does_not_take_the_result_along(run, make, tmp_path):
     first, second = make("a.mrc"), make("b.mrc")
     (tmp_path / "a__overview.png").mkdir()
@@ -118,7 +139,7 @@ def test_a_picture_that_fails_does_not_take_the_result_along(run, make, tmp_path
     assert status == 1
     assert err.index(f"→ {tmp_path / 'a__labels.mrc'}") < err.index("tomoscribe: error: ")
     assert err.count("tomoscribe: error: ") == 1
-    assert re.search(r"^2 segmented, 1 without picture, ", out, re.MULTILINE)
+    assert re.search(r"^2 segmented, 1 without picture or trace, ", out, re.MULTILINE)
     assert (tmp_path / "b__overview.png").exists()
 
     status, out, err = run(first, "--picture", "--overwrite", "--json")
@@ -164,6 +185,37 @@ def test_warnings_name_the_tomogram(run, make):
     _, _, err = run(path)
     assert f"{path}: warning: voxels of 30.00 Å" in err
     assert "warning:" not in run(path, "--voxel-size", "9", "--overwrite")[2]
+
+
+def test_rescaling_is_said_and_can_be_turned_off(run, make):
+    path = make("a.mrc", voxel_size=24.0)
+    status, _, err = run(path)
+    assert status == 0
+    assert f"{path}: warning: voxels of 24.00 Å are not what the model tiny was trained on" in err
+    assert "slices of 20 × 30 as 30 × 45 pixels" in err
+    with mrcfile.open(path.with_name("a__labels.mrc")) as file:
+        rescaled = file.data.copy()
+        assert file.data.shape == (4, 30, 20)
+        assert file.voxel_size.tolist() == (24.0, 24.0, 24.0)
+    (done,) = lines(run(path, "--overwrite", "--json")[1])
+    assert done["rescaling"] == {"shape_yx": [45, 30], "voxel_size_xy": [16.0, 16.0], "scale_xy": [1.5, 1.5]}
+
+    status, _, err = run(path, "--overwrite", "--no-rescale")
+    assert status == 0
+    assert "slices are not rescaled; expect worse labels" in err
+    with mrcfile.open(path.with_name("a__labels.mrc")) as file:
+        plain = file.data.copy()
+    assert (plain != rescaled).any()
+    run(path, "--overwrite", "--voxel-size", "12")
+    with mrcfile.open(path.with_name("a__labels.mrc")) as file:
+        np.testing.assert_array_equal(file.data, plain)
+
+
+def test_voxels_that_cannot_be_rescaled_do_not_stop_the_rest(run, make):
+    status, out, err = run(make("a.mrc", voxel_size=90.0), make("b.mrc"))
+    assert status == 2
+    assert "1 segmented, 1 failed" in out
+    assert "enlarged 5.63 times" in err
 
 
 def test_options_reach_the_engine(run, make, tmp_path):
@@ -287,9 +339,16 @@ def test_real_and_odd_files_are_labelled_with_their_own_header_or_refused(run, s
         "input_omezarr.zarr",
         *(path.name for path in inputs if path.suffix == ".h5"),
     }
+    # Small maps of fine voxels: hardly a pixel of the model's.
+    too_small = {"nonzero_starts.map", "tests_test_data_EMD-3001.map", "tests_test_data_EMD-3001.map.bz2"}
     for path in inputs:
         output = tmp_path / path.name
-        status, out, err = run(path, "--json", "--picture", "--output", output)
+        options = ["--json", "--picture", "--output", output]
+        if path.name in too_small:
+            (entry,) = lines(run(path, *options)[1])
+            assert "label the tomogram as it is with --no-rescale" in entry["error"]
+            options.append("--no-rescale")
+        status, out, err = run(path, *options)
         (entry,) = lines(out)
         assert err == ""
         if path.name in refused:
