@@ -118,9 +118,11 @@ def test_onnx_runtime_computes_every_convolution_in_integers(quantised, tmp_path
     options.log_severity_level = 3
     options.optimized_model_filepath = str(optimised)
     onnxruntime.InferenceSession(int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(optimised).graph.node]
+    walk = Walk(onnx.load(optimised))
+    kinds = [node.op_type for node in walk.nodes]
     assert kinds.count("QLinearConv") == len(Walk(model).of("Conv"))
     assert not {"Conv", "FusedConv", "Relu"} & set(kinds)
+    assert {walk.maker[node.input[0]].op_type for node in walk.of("MaxPool", "NhwcMaxPool")} == {"QLinearConv"}
 
 
 @pytest.mark.parametrize("layer", ["encoder.0.0", "decoder.0.0", "upward.1", "head"])
@@ -148,6 +150,8 @@ def test_tensorrt_computes_a_layer_in_fp16_that_is_not_quantised(quantised, laye
             assert {walk.constants[name].data_type for name in node.input[1:]} == {TensorProto.FLOAT16}
             assert walk.maker[node.input[0]].op_type == "Cast"  # of what was never rounded to integers
             assert walk.maker[walk.maker[node.input[0]].input[0]].op_type != "DequantizeLinear"
+            users = {user.op_type for user in walk.users(node.output[0])}
+            assert "Relu" in users or layer == "head" or node.op_type == "ConvTranspose"  # in FP16 too
 
 
 def test_tensorrt_has_transposed_convolutions_in_fp16(quantised):
