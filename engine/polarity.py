@@ -75,7 +75,11 @@ def density_skewness(slices: NDArray[np.float32]) -> float:
     smooth = _box(_box(clipped, _NOISE), _NOISE)
     detail = smooth - _box(_box(clipped, _GRADIENT), _GRADIENT)
     deviation = float(detail.std(dtype=np.float64))
-    return 0.0 if deviation == 0 else float((((detail - detail.mean()) / deviation) ** 3).mean(dtype=np.float64))
+    if deviation == 0:
+        return 0.0
+    standardised = (detail - detail.mean()) / deviation
+    # Numpy's power of three is many times slower.
+    return float((standardised * standardised * standardised).mean(dtype=np.float64))
 
 
 def _middle(side: int) -> slice:
