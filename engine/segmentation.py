@@ -32,10 +32,10 @@ from tomoscribe.engine.stream import stream
 from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram import Tomogram, open_tomogram
 
-__all__ = ["Segmenter", "segment"]
+__all__ = ["Segmenter", "plan_tiles", "segment"]
 
-# A slice of up to this many pixels a side is one tile; tiles of larger slices are no larger.
-LARGEST_TILE = 1024
+# A slice of up to this many pixels is one tile; tiles of larger slices are no larger.
+TILE_PIXELS = 2**20
 # Small slices go to the backend together, up to this many pixels; more costs memory and gains nothing.
 BATCH_PIXELS = 2**18
 # A slot may be larger than this only if a single slice is.
@@ -138,12 +138,7 @@ class Segmenter:
                 for warning in warnings:
                     warn(warning)
             statistics = measure_intensity(seen, span)
-            plan = TilePlan.for_slice(
-                seen.shape[1:],
-                multiple=specification.tile_multiple,
-                halo=specification.halo,
-                largest=max(LARGEST_TILE, 2 * specification.halo + 2 * specification.tile_multiple),
-            )
+            plan = plan_tiles(seen.shape[1:], specification)
             facts = self._facts(tomogram, paths, span, invert, rescaling, statistics, warnings)
             sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
             paths.make_folder()
@@ -265,6 +260,14 @@ def segment(
             warn=warn,
             recorder=recorder,
         )
+
+
+def plan_tiles(slice_shape: tuple[int, int], specification: ModelSpecification) -> TilePlan:
+    """Return the tiles that a model sees of slices of ``(y, x)`` pixels."""
+    multiple, halo = specification.tile_multiple, specification.halo
+    return TilePlan.for_slice(
+        slice_shape, multiple=multiple, halo=halo, pixels=max(TILE_PIXELS, (2 * halo + 2 * multiple) ** 2)
+    )
 
 
 def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ what the net makes of the whole slice, bit for bit, as long as three things hold
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -73,26 +74,35 @@ class TilePlan:
     tiles: tuple[Tile, ...]
 
     @classmethod
-    def for_slice(cls, slice_shape: tuple[int, int], *, multiple: int, halo: int, largest: int) -> TilePlan:
-        """Cut a slice into the fewest tiles, and make those as small as that number allows.
+    def for_slice(cls, slice_shape: tuple[int, int], *, multiple: int, halo: int, pixels: int) -> TilePlan:
+        """Cut a slice so that the fewest pixels are computed, halo and padding counted; of equals, into fewest tiles.
 
         Args:
             slice_shape: ``(y, x)`` in pixels.
             multiple: what the sides of a tile are multiples of, the net's pooling factor.
             halo: how far the net sees, in pixels, from a contribution that begins at a multiple of `multiple`.
-            largest: the longest side of a tile in pixels. A slice that fits is one tile and needs no halo.
+            pixels: the most that a tile may have, which is what bounds a backend's memory. A slice that fits is one
+                tile and needs no halo.
 
         Raises:
-            ParameterError: no tile of that size can be cut.
+            ParameterError: no tile of so few pixels can be cut.
         """
-        if min(*slice_shape, multiple) < 1 or halo < 0 or largest < multiple:
+        if min(*slice_shape, multiple) < 1 or halo < 0 or pixels < multiple**2:
             raise ParameterError(
-                f"tiles: expected sizes of at least 1 and a largest tile of at least {multiple} pixels, found "
-                f"slices of {slice_shape[0]} × {slice_shape[1]}, halo {halo}, largest tile {largest}"
+                f"tiles: expected sizes of at least 1 and tiles of at least {multiple**2} pixels, found slices of "
+                f"{slice_shape[0]} × {slice_shape[1]}, halo {halo}, tiles of {pixels} pixels"
             )
-        height, rows = _cut(slice_shape[0], multiple, halo, largest)
-        width, columns = _cut(slice_shape[1], multiple, halo, largest)
-        return cls(slice_shape, (height, width), tuple(Tile(*spans) for spans in product(rows, columns)))
+        margin = -(-halo // multiple) * multiple
+        cuts = [list(_cuts(length, multiple, margin)) for length in slice_shape]
+        fitting = [(rows, columns) for rows, columns in product(*cuts) if rows.size * columns.size <= pixels]
+        if not fitting:
+            raise ParameterError(
+                f"tiles: expected tiles of more than {2 * margin} pixels a side, twice the halo, for slices of "
+                f"{slice_shape[0]} × {slice_shape[1]} pixels, found {pixels} pixels a tile; allow larger tiles"
+            )
+        rows, columns = min(fitting, key=_cost)
+        tiles = product(rows.spans(slice_shape[0], margin), columns.spans(slice_shape[1], margin))
+        return cls(slice_shape, (rows.size, columns.size), tuple(Tile(*spans) for spans in tiles))
 
     @property
     def is_whole(self) -> bool:
@@ -153,21 +163,43 @@ def reflected(start: int, size: int, length: int) -> NDArray[np.intp]:
     return np.minimum(position, 2 * length - 1 - position)
 
 
-def _cut(length: int, multiple: int, halo: int, largest: int) -> tuple[int, tuple[Span, ...]]:
-    """Return the size of the tiles along one axis, and the tiles."""
+@dataclass(frozen=True)
+class _Cut:
+    """A way to cut an axis: into `count` tiles of `size` pixels, which together end where the padded slice ends."""
+
+    count: int
+    size: int
+    padded: int
+
+    @property
+    def computed(self) -> int:
+        return self.count * self.size
+
+    def spans(self, length: int, margin: int) -> list[Span]:
+        step = self.size - 2 * margin
+        starts = [*(number * step for number in range(self.count - 1)), self.padded - self.size]
+        cuts = [0, *(start + self.size - margin for start in starts[:-1]), length]
+        return [Span(*span) for span in zip(starts, cuts[:-1], cuts[1:], strict=True)]
+
+
+def _cuts(length: int, multiple: int, margin: int) -> Iterator[_Cut]:
+    """Yield the ways to cut an axis, from one tile on, each into more and smaller tiles.
+
+    For each count, tiles are as small as can be: the first and the last lose one margin and the others two, so that
+    count · (size - 2 · margin) + 2 · margin ≥ padded.
+    """
     padded = -(-length // multiple) * multiple
-    largest = largest // multiple * multiple
-    if padded <= largest:
-        return padded, (Span(0, 0, length),)
-    margin = -(-halo // multiple) * multiple
-    if largest <= 2 * margin:
-        raise ParameterError(
-            f"tiles: expected a largest tile of more than {2 * margin} pixels, twice the halo, for slices of {length} "
-            f"pixels, found {largest}; allow larger tiles"
-        )
-    # The first and the last tile lose one margin and the others two: count · (size - 2 · margin) + 2 · margin ≥ padded.
-    count = -(-(padded - 2 * margin) // (largest - 2 * margin))
-    size = -(-(padded + 2 * (count - 1) * margin) // (count * multiple)) * multiple
-    starts = [*range(0, (count - 1) * (size - 2 * margin), size - 2 * margin), padded - size]
-    cuts = [0, *(start + size - margin for start in starts[:-1]), length]
-    return size, tuple(Span(*span) for span in zip(starts, cuts[:-1], cuts[1:], strict=True))
+    previous = padded + 1
+    for count in range(1, padded + 1):
+        size = -(-(padded + 2 * (count - 1) * margin) // (count * multiple)) * multiple
+        if size < previous:
+            yield _Cut(count, size, padded)
+        if size <= 2 * margin + multiple:
+            return
+        previous = size
+
+
+def _cost(cuts: tuple[_Cut, _Cut]) -> tuple[int, int, int]:
+    """Return computed pixels, and of equals the number of tiles, and of those how little of a row lies together."""
+    rows, columns = cuts
+    return rows.computed * columns.computed, rows.count * columns.count, rows.size

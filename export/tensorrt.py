@@ -15,8 +15,7 @@ from tomoscribe.engine.bundle import Bundle, ModelSpecification
 from tomoscribe.engine.errors import BackendUnavailableError
 from tomoscribe.engine.plan import DeviceIdentity, PlanFile, PlanIdentity, PlanShapes, plan_path
 from tomoscribe.engine.plan_loading import check_contract, deserialize, tensorrt_version
-from tomoscribe.engine.segmentation import LARGEST_TILE, SLOT_BYTES
-from tomoscribe.engine.tiles import TilePlan
+from tomoscribe.engine.segmentation import SLOT_BYTES, plan_tiles
 from tomoscribe.export.parity import GATES, Figures, ParityError, Sample, measure, onnxruntime_runner
 from tomoscribe.export.tensorrt_layers import convolution_precisions, read_precisions
 from tomoscribe.export.tensorrt_network import build_engine
@@ -53,9 +52,7 @@ def plan_shapes(slice_shape: tuple[int, int], specification: ModelSpecification)
     Raises:
         ParameterError: no tile of that size can be cut.
     """
-    multiple, halo = specification.tile_multiple, specification.halo
-    largest = max(LARGEST_TILE, 2 * halo + 2 * multiple)
-    tiles = TilePlan.for_slice(slice_shape, multiple=multiple, halo=halo, largest=largest)
+    tiles = plan_tiles(slice_shape, specification)
     # Of a pixel, a slot holds a float32 of intensity, the label and the scores.
     slice_bytes = tiles.tile_shape[0] * tiles.tile_shape[1] * (4 + 1 + specification.classes)
     return PlanShapes.of(tiles, max(1, SLOT_BYTES // slice_bytes))

@@ -180,7 +180,7 @@ def volume(depth=7, height=10, width=12, dtype=np.float32):
 
 
 def plan_for(values, largest=64, multiple=2):
-    return TilePlan.for_slice(values.shape[1:], multiple=multiple, halo=2, largest=largest)
+    return TilePlan.for_slice(values.shape[1:], multiple=multiple, halo=2, pixels=largest**2)
 
 
 def run(tomogram, backend, plan, sinks, **options):

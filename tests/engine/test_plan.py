@@ -185,7 +185,7 @@ def test_the_identity_here_is_of_the_artifact_and_the_model(tiny_bundle):
 
 
 def test_shapes_are_those_of_the_tiles_and_the_contract():
-    shapes = PlanShapes.of(TilePlan.for_slice((950, 921), multiple=16, halo=96, largest=1024), 4)
+    shapes = PlanShapes.of(TilePlan.for_slice((950, 921), multiple=16, halo=96, pixels=2**20), 4)
     assert shapes == PlanShapes(4, 960, 928)
     assert shapes.inputs(2, 3) == {"slices": (8, 960, 928), "mean": (8,), "rstd": (8,)}
     assert shapes.outputs(2, 6) == {"labels": (2, 960, 928), "scores": (2, 6, 960, 928)}

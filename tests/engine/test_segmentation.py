@@ -164,14 +164,14 @@ def test_a_model_of_bright_density_sees_the_tomogram_turned_over(tomogram, tiny_
 
 @pytest.mark.parametrize(("largest", "pixels"), [(16, 2**18), (1024, 1), (1024, 2**12), (24, 2**11)])
 def test_tiles_and_batches_do_not_change_the_labels(tomogram, tiny_bundle, monkeypatch, largest, pixels):
-    monkeypatch.setattr("tomoscribe.engine.segmentation.LARGEST_TILE", largest)
+    monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
     monkeypatch.setattr("tomoscribe.engine.segmentation.BATCH_PIXELS", pixels)
     result = segment(tomogram, model=tiny_bundle)
     np.testing.assert_array_equal(read(result.labels), expected_labels(make_values()))
 
 
 def test_a_slot_stays_small_however_many_classes_there_are():
-    plan = TilePlan.for_slice((256, 256), multiple=16, halo=0, largest=1024)
+    plan = TilePlan.for_slice((256, 256), multiple=16, halo=0, pixels=2**20)
     for count, batch in ((5, 4), (250, 4), (255, 3)):
         class_map = ClassMap(tuple(LabelClass(n, f"c{n}", (0, 0, 0)) for n in range(1, count + 1)))
         specification = ModelSpecification("m", class_map, 0, 16, 0, (10.0, 10.0))
@@ -293,7 +293,7 @@ RESCALED = [(4.0, (16, 13)), (24.0, (68, 57))]
 def test_the_model_sees_voxels_that_it_knows_and_labels_are_the_tomogram_s(
     tmp_path, tiny_bundle, monkeypatch, voxel_size, seen, largest
 ):
-    monkeypatch.setattr("tomoscribe.engine.segmentation.LARGEST_TILE", largest)
+    monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
     values = make_values()
     path = write_tomogram(tmp_path / "a.mrc", values, voxel_size)
     result = segment(path, model=tiny_bundle)

@@ -193,4 +193,4 @@ def class_numbers(
 def _plan(specification: ModelSpecification, tile: int) -> TilePlan:
     """Return the plan that pads an image to the model's multiple, as the engine pads a slice."""
     multiple = specification.tile_multiple
-    return TilePlan.for_slice((tile, tile), multiple=multiple, halo=0, largest=-(-tile // multiple) * multiple)
+    return TilePlan.for_slice((tile, tile), multiple=multiple, halo=0, pixels=(-(-tile // multiple) * multiple) ** 2)

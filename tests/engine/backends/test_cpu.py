@@ -119,7 +119,7 @@ def test_a_tiled_volume_equals_the_whole_one(
     backend = build(bundle, threads=2)
     results = []
     for largest in (2 * math.ceil(halo / multiple) * multiple + multiple + spare, 1024):
-        plan = TilePlan.for_slice(shape[1:], multiple=multiple, halo=halo, largest=largest)
+        plan = TilePlan.for_slice(shape[1:], multiple=multiple, halo=halo, pixels=largest**2)
         sink = KeepingSink(shape)
         statistics = IntensityStatistics(8.0, 0.5)
         stream(tomogram, backend, plan, statistics, [sink], context=context, classes=CLASSES, batch=batch)
@@ -136,7 +136,7 @@ def test_a_smaller_halo_shows_seams(build, make_bundle, array_tomogram):
     tomogram = array_tomogram(np.random.default_rng(1).integers(0, 16, (1, 100, 100)).astype(np.int8))
     scores = []
     for halo, largest in ((8, 36), (12, 36), (0, 100)):
-        plan = TilePlan.for_slice((100, 100), multiple=4, halo=halo, largest=largest)
+        plan = TilePlan.for_slice((100, 100), multiple=4, halo=halo, pixels=largest**2)
         sink = KeepingSink((1, 100, 100))
         statistics = IntensityStatistics(8.0, 0.5)
         stream(tomogram, backend, plan, statistics, [sink], context=0, classes=CLASSES, batch=1)

@@ -86,7 +86,7 @@ def test_tiles_with_the_halo_that_was_found_are_those_of_the_whole(onnx_file):
     network = load(read_network(path).model, path, "answer")
     image = np.random.default_rng(2).standard_normal((1, 40, 64), np.float32)
     whole = network(image[None])
-    plan = TilePlan.for_slice((40, 64), multiple=geometry.tile_multiple, halo=halo, largest=28)
+    plan = TilePlan.for_slice((40, 64), multiple=geometry.tile_multiple, halo=halo, pixels=28**2)
     assert len(plan.tiles) > 4
     for tile in plan.tiles:
         part = np.empty((1, *plan.tile_shape), np.float32)
