@@ -160,6 +160,9 @@ class _Reader:
         self._direct = plan.tile_shape == plan.slice_shape
         run_shape = (shape.batch + 2 * shape.context, *plan.slice_shape)
         self._run = np.empty(run_shape if not self._direct else 0, np.float32)
+        # What was read last, and z of its first slice.
+        self._held = np.empty((0, *plan.slice_shape), np.float32)
+        self._held_first = 0
 
     def fill(self, job: Job) -> None:
         job.slot.count = job.count
@@ -175,18 +178,31 @@ class _Reader:
         stop = min(job.start + job.count + self._context, self._tomogram.shape[0])
         before = first - (job.start - self._context)
         after = before + stop - first
-        self._tomogram.read_slices(first, out[before:after])
+        run = out[before:after]
+        # Two runs share their context, which is read once. No one writes to the inputs of the slot before this one:
+        # they are what they were, even where that slot is this one.
+        shared = max(self._held_first + len(self._held) - first, 0)
+        run[:shared] = self._held[len(self._held) - shared :]
+        if shared < len(run):
+            self._tomogram.read_slices(first + shared, run[shared:])
         if self._tomogram.dtype.kind == "f":
-            self._make_finite(first, out[before:after])
-        out[:before] = out[before]
+            self._make_finite(first, run, shared)
+        out[:before] = run[0]
         # Past the volume these are context; past the last slice to label they keep what a backend may compute finite.
-        out[after:] = out[after - 1]
+        out[after:] = run[-1]
+        self._held, self._held_first = run, first
 
-    def _make_finite(self, start: int, slices: NDArray[np.float32]) -> None:
-        """Refuse slices of the range that are not finite, and replace such slices around it."""
+    def _make_finite(self, start: int, slices: NDArray[np.float32], known: int) -> None:
+        """Refuse slices of the range that are not finite, and replace such slices around it.
+
+        Args:
+            start: z of the first slice.
+            slices: a run.
+            known: how many of them have been through this already.
+        """
         first, last = max(self._first - start, 0), min(self._last - start, len(slices))
-        check_finite(slices[first:last], start + first, str(self._tomogram.path))
-        for outside, nearest in ((slices[:first], slices[first]), (slices[last:], slices[last - 1])):
+        check_finite(slices[max(first, known) : last], start + max(first, known), str(self._tomogram.path))
+        for outside, nearest in ((slices[known:first], slices[first]), (slices[max(last, known) :], slices[last - 1])):
             outside[~np.isfinite(outside).all(axis=(1, 2))] = nearest
 
 
