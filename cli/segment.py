@@ -66,6 +66,9 @@ def segment(
             metavar="A:B", help="Label only the slices from A up to but not B, counted from 0; A: and :B work."
         ),
     ] = None,
+    sample_only: Annotated[
+        bool, typer.Option("--sample-only", help="Leave out the slices above and below the sample.")
+    ] = False,
     invert: Annotated[bool, typer.Option("--invert", help="The density is bright on dark.")] = False,
     no_rescale: Annotated[
         bool,
@@ -132,6 +135,7 @@ def segment(
                 invert=invert,
                 rescale=not no_rescale,
                 z_range=span,
+                sample_only=sample_only,
                 overwrite=overwrite,
                 progress=progress,
                 warn=lambda warning: report.warn(path, warning),

@@ -26,6 +26,7 @@ from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.profile import Profile
 from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling, RestoringSink
 from tomoscribe.engine.result import Segmentation
+from tomoscribe.engine.section import find_section
 from tomoscribe.engine.sidecar import Sidecar
 from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.stream import stream
@@ -80,6 +81,7 @@ class Segmenter:
         invert: bool = False,
         rescale: bool = True,
         z_range: tuple[int, int] | None = None,
+        sample_only: bool = False,
         overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
         warn: Callable[[str], None] | None = None,
@@ -101,6 +103,8 @@ class Segmenter:
             z_range: first slice to label and one past the last, counted from 0. Outputs keep the full shape and are 0
                 outside. Intensities are measured inside, and a slice outside that is not finite is no one's context
                 (the nearest slice of the range takes its place), so that damaged slices can be left out.
+            sample_only: leave out the slices above and below the sample, see `tomoscribe.engine.section`; they are 0 in
+                the outputs, and the others are what they are without this.
             overwrite: replace outputs that are there. Class volumes that the earlier run's sidecar lists and this run
                 does not write are removed in the end.
             progress: called with the number of slices that were just written, from another thread.
@@ -134,16 +138,21 @@ class Segmenter:
                 rescaling = None
             seen = tomogram if rescaling is None else RescaledTomogram(tomogram, rescaling)
             warnings += _polarity_warning(seen, span, invert)
+            statistics = measure_intensity(seen, span)
+            section = find_section(seen, statistics, span) if sample_only else span
+            if sample_only:
+                warnings += (_describe_section(section, span),)
             if warn is not None:
                 for warning in warnings:
                     warn(warning)
-            statistics = measure_intensity(seen, span)
             plan = plan_tiles(seen.shape[1:], specification)
-            facts = self._facts(tomogram, paths, span, invert, rescaling, statistics, warnings)
+            facts = self._facts(tomogram, paths, section, invert, rescaling, statistics, warnings)
             sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
             paths.make_folder()
             leftovers = paths.leftovers() if overwrite else ()
             sinks: list[Sink] = paths.open_sinks(tomogram.geometry, specification, keep, sidecar)
+            if progress is not None and section != span:
+                progress(span[1] - span[0] - (section[1] - section[0]))
             stream(
                 seen,
                 self._backend,
@@ -152,8 +161,8 @@ class Segmenter:
                 sinks if rescaling is None else [RestoringSink(sinks, rescaling)],
                 context=specification.context,
                 classes=specification.classes,
-                batch=_batch(plan, specification, span),
-                z_range=span,
+                batch=_batch(plan, specification, section),
+                z_range=section,
                 invert=invert != (specification.polarity == "bright"),
                 slots=self._backend.streams + 2,
                 progress=progress,
@@ -171,7 +180,7 @@ class Segmenter:
             class_volumes=paths.class_volumes,
             counts=sidecar.counts,
             geometry=tomogram.geometry,
-            voxels=(span[1] - span[0]) * height * width,
+            voxels=(section[1] - section[0]) * height * width,
             seconds=time.perf_counter() - started,
             model=specification.name,
             backend=self.backend,
@@ -237,6 +246,7 @@ def segment(
     invert: bool = False,
     rescale: bool = True,
     z_range: tuple[int, int] | None = None,
+    sample_only: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
@@ -255,6 +265,7 @@ def segment(
             invert=invert,
             rescale=rescale,
             z_range=z_range,
+            sample_only=sample_only,
             overwrite=overwrite,
             progress=progress,
             warn=warn,
@@ -277,6 +288,13 @@ def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -
     if invert:
         return ("density looks dark on light, but --invert says that it is bright; compare with labels without it",)
     return ("density looks bright on dark, and dark on light is expected; compare with labels made with --invert",)
+
+
+def _describe_section(section: tuple[int, int], span: tuple[int, int]) -> str:
+    if section == span:
+        return "no slice was left out: all may show the sample"
+    left_out = span[1] - span[0] - (section[1] - section[0])
+    return f"the sample lies in slices {section[0]} to {section[1] - 1}; the other {left_out} are left out"
 
 
 def _batch(plan: TilePlan, specification: ModelSpecification, span: tuple[int, int]) -> int:
