@@ -1,4 +1,4 @@
-"""A line of fakes: a tomogram without a file, a backend that counts, a sink that keeps what it is given."""
+"""A line of fakes: a tomogram without a file, a backend that counts, a sink that keeps all; small volumes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import mrcfile
 import numpy as np
 import pytest
 
 from tomoscribe.engine.backends.contract import Slot
 from tomoscribe.engine.errors import ParameterError
-from tomoscribe.engine.intensity import IntensityStatistics
+from tomoscribe.engine.intensity import IntensityStatistics, intensity_of
 from tomoscribe.engine.stream import stream
 from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram.contract import Geometry, Tomogram
@@ -21,6 +22,7 @@ from tomoscribe.engine.tomogram.contract import Geometry, Tomogram
 CLASSES = 3
 # Powers of two, so that normalised values are exact.
 STATISTICS = IntensityStatistics(16.0, 0.5)
+VOLUME_SHAPE = (7, 45, 38)
 
 
 class ArrayTomogram(Tomogram):
@@ -207,6 +209,59 @@ def fakes():
         scores_of=scores_of,
         raises=raises,
         run=run,
+    )
+
+
+def write_tomogram(path, values, voxel_size=10.0):
+    with mrcfile.new(path) as file:
+        file.set_data(values)
+        file.set_volume()
+        file.voxel_size = voxel_size
+        file.header.origin = (1.5, -2.0, 30.25)
+        file.header.nxstart, file.header.nystart, file.header.nzstart = -4, 5, 6
+        file.header.nversion = 20141
+    return path
+
+
+def make_values(shape=VOLUME_SHAPE, seed=3):
+    values = np.random.default_rng(seed).normal(0, 1, shape)
+    values[:, 10:30, 5:20] -= 3
+    values[2:5, 32:40, 25:33] += 4
+    return (1000 + 50 * values).astype(np.float32)
+
+
+def expected_labels(values, invert=False):
+    """What the tiny bundle gives, slice by slice, edge slices repeated."""
+    statistics = intensity_of(values)
+    mean, rstd = np.float32(statistics.mean), np.float32(1 / statistics.standard_deviation)
+    normalised = (values - mean) * (-rstd if invert else rstd)
+    padded = np.concatenate([normalised[:1], normalised, normalised[-1:]])
+    total = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.where(total < np.float32(-1.5), 1, np.where(total > np.float32(1.5), 2, 0)).astype(np.int8)
+
+
+def read_volume(path):
+    with mrcfile.open(path) as file:
+        return file.data.copy()
+
+
+def damage(path, z, value):
+    """Write a value that mrcfile would warn of."""
+    with path.open("r+b") as file:
+        file.seek(1024 + z * VOLUME_SHAPE[1] * VOLUME_SHAPE[2] * 4)
+        file.write(np.float32(value).tobytes())
+
+
+@pytest.fixture(scope="session")
+def volumes():
+    """Small tomograms as files, and what the tiny bundle makes of them."""
+    return SimpleNamespace(
+        shape=VOLUME_SHAPE,
+        write=write_tomogram,
+        values=make_values,
+        expected_labels=expected_labels,
+        read=read_volume,
+        damage=damage,
     )
 
 

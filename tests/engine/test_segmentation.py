@@ -9,7 +9,6 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
-from PIL import Image
 
 from tomoscribe.engine import (
     BackendUnavailableError,
@@ -27,66 +26,27 @@ from tomoscribe.engine import (
     open_tomogram,
     segment,
 )
-from tomoscribe.engine.intensity import intensity_of
 from tomoscribe.engine.segmentation import _batch
 from tomoscribe.engine.tiles import TilePlan
 
 SHAPE = (7, 45, 38)
 
 
-def write_tomogram(path, values, voxel_size=10.0):
-    with mrcfile.new(path) as file:
-        file.set_data(values)
-        file.set_volume()
-        file.voxel_size = voxel_size
-        file.header.origin = (1.5, -2.0, 30.25)
-        file.header.nxstart, file.header.nystart, file.header.nzstart = -4, 5, 6
-        file.header.nversion = 20141
-    return path
-
-
-def make_values(shape=SHAPE, seed=3):
-    values = np.random.default_rng(seed).normal(0, 1, shape)
-    values[:, 10:30, 5:20] -= 3
-    values[2:5, 32:40, 25:33] += 4
-    return (1000 + 50 * values).astype(np.float32)
-
-
-def expected_labels(values, invert=False):
-    """What the tiny bundle gives, slice by slice, edge slices repeated."""
-    statistics = intensity_of(values)
-    mean, rstd = np.float32(statistics.mean), np.float32(1 / statistics.standard_deviation)
-    normalised = (values - mean) * (-rstd if invert else rstd)
-    padded = np.concatenate([normalised[:1], normalised, normalised[-1:]])
-    total = padded[:-2] + padded[1:-1] + padded[2:]
-    return np.where(total < np.float32(-1.5), 1, np.where(total > np.float32(1.5), 2, 0)).astype(np.int8)
-
-
-def read(path):
-    with mrcfile.open(path) as file:
-        return file.data.copy()
-
-
-def damage(path, z, value):
-    """Write a value that mrcfile would warn of."""
-    with path.open("r+b") as file:
-        file.seek(1024 + z * SHAPE[1] * SHAPE[2] * 4)
-        file.write(np.float32(value).tobytes())
-
-
 @pytest.fixture
-def tomogram(tmp_path):
-    return write_tomogram(tmp_path / "position_1.rec.mrc", make_values())
+def tomogram(tmp_path, volumes):
+    return volumes.write(tmp_path / "position_1.rec.mrc", volumes.values())
 
 
-def test_writes_the_labels_of_the_model_where_the_tomogram_lies(tomogram, tiny_bundle, tmp_path):
+def test_writes_the_labels_of_the_model_where_the_tomogram_lies(tomogram, tiny_bundle, tmp_path, volumes):
     result = segment(tomogram, model=tiny_bundle)
 
-    expected = expected_labels(make_values())
+    expected = volumes.expected_labels(volumes.values())
     assert set(np.unique(expected)) == {0, 1, 2}
-    np.testing.assert_array_equal(read(result.labels), expected)
+    np.testing.assert_array_equal(volumes.read(result.labels), expected)
     for number, name in ((1, "dark matter"), (2, "light")):
-        np.testing.assert_array_equal(read(result.class_volumes[name]), np.where(expected == number, 201, 27) >> 1)
+        np.testing.assert_array_equal(
+            volumes.read(result.class_volumes[name]), np.where(expected == number, 201, 27) >> 1
+        )
         assert result.counts[name] == np.count_nonzero(expected == number)
     for path in (result.labels, *result.class_volumes.values()):
         assert mrcfile.validate(path)
@@ -125,49 +85,49 @@ def test_sidecar_says_what_the_numbers_mean(tomogram, tiny_bundle):
     assert facts["scores"].startswith("int8, round(255 × probability) halved and rounded down: 0 to 127")
 
 
-def test_only_the_classes_that_are_named_are_kept(tomogram, tiny_bundle, tmp_path):
+def test_only_the_classes_that_are_named_are_kept(tomogram, tiny_bundle, tmp_path, volumes):
     result = segment(tomogram, tmp_path / "deep" / "out", model=tiny_bundle, classes=["light"])
-    expected = expected_labels(make_values())
-    np.testing.assert_array_equal(read(result.labels), np.where(expected == 2, 2, 0))
+    expected = volumes.expected_labels(volumes.values())
+    np.testing.assert_array_equal(volumes.read(result.labels), np.where(expected == 2, 2, 0))
     assert list(result.class_volumes) == list(result.counts) == ["light"]
     assert len(list((tmp_path / "deep" / "out").iterdir())) == 3
 
 
-def test_a_z_range_leaves_the_rest_empty_and_damaged_slices_out(tmp_path, tiny_bundle):
-    path = write_tomogram(tmp_path / "a.mrc", make_values())
-    damage(path, 0, np.nan)
+def test_a_z_range_leaves_the_rest_empty_and_damaged_slices_out(tmp_path, tiny_bundle, volumes):
+    path = volumes.write(tmp_path / "a.mrc", volumes.values())
+    volumes.damage(path, 0, np.nan)
     with pytest.raises(IntensityError, match="z = 0"):
         segment(path, model=tiny_bundle)
     # Slice 0 would be context of slice 1, and slice 1 stands for it.
     result = segment(path, model=tiny_bundle, z_range=(1, 7))
-    labels = read(result.labels)
+    labels = volumes.read(result.labels)
     assert labels.shape == SHAPE
     assert not labels[0].any()
-    np.testing.assert_array_equal(labels[1:], expected_labels(make_values()[1:]))
+    np.testing.assert_array_equal(labels[1:], volumes.expected_labels(volumes.values()[1:]))
     assert result.voxels == 6 * SHAPE[1] * SHAPE[2]
 
 
-def test_inversion_exchanges_dark_and_light(tomogram, tiny_bundle):
+def test_inversion_exchanges_dark_and_light(tomogram, tiny_bundle, volumes):
     result = segment(tomogram, model=tiny_bundle, invert=True)
-    np.testing.assert_array_equal(read(result.labels), expected_labels(make_values(), invert=True))
+    np.testing.assert_array_equal(volumes.read(result.labels), volumes.expected_labels(volumes.values(), invert=True))
     assert json.loads(result.sidecar.read_text())["inverted"] is True
 
 
-def test_a_model_of_bright_density_sees_the_tomogram_turned_over(tomogram, tiny_bundle):
+def test_a_model_of_bright_density_sees_the_tomogram_turned_over(tomogram, tiny_bundle, volumes):
     bundle = Bundle.load(tiny_bundle)
     bright = replace(bundle, specification=replace(bundle.specification, polarity="bright"))
-    labels = read(segment(tomogram, model=bright).labels)
-    np.testing.assert_array_equal(labels, expected_labels(make_values(), invert=True))
-    labels = read(segment(tomogram, model=bright, invert=True, overwrite=True).labels)
-    np.testing.assert_array_equal(labels, expected_labels(make_values()))
+    labels = volumes.read(segment(tomogram, model=bright).labels)
+    np.testing.assert_array_equal(labels, volumes.expected_labels(volumes.values(), invert=True))
+    labels = volumes.read(segment(tomogram, model=bright, invert=True, overwrite=True).labels)
+    np.testing.assert_array_equal(labels, volumes.expected_labels(volumes.values()))
 
 
 @pytest.mark.parametrize(("largest", "pixels"), [(16, 2**18), (1024, 1), (1024, 2**12), (24, 2**11)])
-def test_tiles_and_batches_do_not_change_the_labels(tomogram, tiny_bundle, monkeypatch, largest, pixels):
+def test_tiles_and_batches_do_not_change_the_labels(tomogram, tiny_bundle, monkeypatch, largest, pixels, volumes):
     monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
     monkeypatch.setattr("tomoscribe.engine.segmentation.BATCH_PIXELS", pixels)
     result = segment(tomogram, model=tiny_bundle)
-    np.testing.assert_array_equal(read(result.labels), expected_labels(make_values()))
+    np.testing.assert_array_equal(volumes.read(result.labels), volumes.expected_labels(volumes.values()))
 
 
 def test_a_slot_stays_small_however_many_classes_there_are():
@@ -279,142 +239,13 @@ def test_a_warm_segmenter_takes_open_tomograms_and_counts_slices(tomogram, tiny_
         assert file.voxel_size.tolist() == (12.5, 12.5, 12.5)
 
 
-def resized(images, shape):
-    """Images ``(n, y, x)`` as Pillow resamples each of them."""
-    filtered = [Image.fromarray(i.astype(np.float32)).resize(shape[::-1], Image.Resampling.BILINEAR) for i in images]
-    return np.stack(filtered)
-
-
-RESCALED = [(4.0, (16, 13)), (24.0, (68, 57))]
-
-
-@pytest.mark.parametrize("largest", [16, 1024])
-@pytest.mark.parametrize(("voxel_size", "seen"), RESCALED)
-def test_the_model_sees_voxels_that_it_knows_and_labels_are_the_tomogram_s(
-    tmp_path, tiny_bundle, monkeypatch, voxel_size, seen, largest
-):
-    monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
-    values = make_values()
-    path = write_tomogram(tmp_path / "a.mrc", values, voxel_size)
-    result = segment(path, model=tiny_bundle)
-
-    labels = expected_labels(resized(values, seen))
-    assert set(np.unique(labels)) == {0, 1, 2}
-    scores = np.stack([resized(np.where(labels == number, 201, 27), SHAPE[1:]) for number in range(3)])
-    ordered = np.sort(scores, axis=0)
-    decided = ordered[2] - ordered[1] > 0.2
-    assert decided.mean() > 0.9
-    np.testing.assert_array_equal(read(result.labels)[decided], scores.argmax(axis=0)[decided])
-    for number, name in ((1, "dark matter"), (2, "light")):
-        np.testing.assert_allclose(read(result.class_volumes[name]), scores[number] / 2, atol=1.1)
-        assert result.counts[name] == np.count_nonzero(read(result.labels) == number)
-    assert result.voxels == math.prod(SHAPE)
-    assert result.geometry.shape == SHAPE
-    for output in (result.labels, *result.class_volumes.values()):
-        assert mrcfile.validate(output)
-        with mrcfile.open(output) as file, mrcfile.open(path) as source:
-            assert file.data.shape == SHAPE
-            for key in ("origin", "nxstart", "nystart", "nzstart", "mapc", "cella", "mx"):
-                assert file.header[key] == source.header[key]
-
-
-@pytest.mark.parametrize(("voxel_size", "seen"), RESCALED)
-def test_what_the_model_saw_is_said_and_written_down(tmp_path, tiny_bundle, voxel_size, seen):
-    path = write_tomogram(tmp_path / "a.mrc", make_values(), voxel_size)
-    said = []
-    result = segment(path, model=tiny_bundle, warn=said.append)
-    facts = json.loads(result.sidecar.read_text())
-    scale = (seen[1] / SHAPE[2], seen[0] / SHAPE[1])
-    expected = {
-        "shape_yx": list(seen),
-        "voxel_size_xy": [pytest.approx(voxel_size / s, rel=1e-6) for s in scale],
-        "scale_xy": [pytest.approx(s) for s in scale],
-    }
-    assert facts["rescaling"] == result.to_json()["rescaling"] == expected
-    assert facts["voxel_size_xyz"] == pytest.approx([voxel_size] * 3)
-    assert facts["shape_zyx"] == list(SHAPE)
-    (line,) = said
-    assert f"voxels of {voxel_size:.2f} Å" in line
-    assert "8.0 to 16.0 Å" in line
-    assert f"{seen[1]} × {seen[0]} pixels" in line
-    assert facts["warnings"] == list(result.warnings) == said
-
-
-@pytest.mark.parametrize(
-    ("voxel_size", "said"), [(4.0, True), (7.7, False), (16.5, False), (24.0, True), (300.0, True), (1.0, False)]
-)
-def test_slices_are_taken_as_they_are_where_told_to_or_all_is_well(tmp_path, tiny_bundle, voxel_size, said):
-    path = write_tomogram(tmp_path / "a.mrc", make_values(), voxel_size)
-    result = segment(path, model=tiny_bundle, rescale=not said)
-    np.testing.assert_array_equal(read(result.labels), expected_labels(make_values()))
-    assert result.rescaling is None
-    assert result.to_json()["rescaling"] is None
-    assert json.loads(result.sidecar.read_text())["rescaling"] is None
-    assert any("expect worse labels" in warning for warning in result.warnings) is said
-
-
-@pytest.mark.parametrize(("voxel_size", "seen"), RESCALED)
-def test_a_z_range_and_classes_hold_for_rescaled_slices_too(tmp_path, tiny_bundle, voxel_size, seen):
-    path = write_tomogram(tmp_path / "a.mrc", make_values(), voxel_size)
-    damage(path, 0, np.nan)
-    with pytest.raises(IntensityError, match="z = 0"):
-        segment(path, model=tiny_bundle)
-    assert list(tmp_path.iterdir()) == [path]
-    result = segment(path, model=tiny_bundle, z_range=(1, 6), classes=["light"])
-    whole = segment(
-        write_tomogram(tmp_path / "b.mrc", make_values()[1:], voxel_size), model=tiny_bundle, z_range=(0, 5)
-    )
-    labels = read(result.labels)
-    assert labels.shape == SHAPE
-    assert not labels[[0, 6]].any()
-    expected = read(whole.labels)[:5]
-    np.testing.assert_array_equal(labels[1:6], np.where(expected == 2, 2, 0))
-    assert list(result.class_volumes) == ["light"]
-    assert result.voxels == 5 * SHAPE[1] * SHAPE[2]
-
-
-def test_voxels_too_far_from_those_of_the_model_are_refused_before_anything_is_written(tmp_path, tiny_bundle):
-    path = write_tomogram(tmp_path / "a.mrc", make_values(), 300.0)
-    with pytest.raises(ParameterError, match=r"a\.mrc: .* enlarged .* --no-rescale"):
-        segment(path, tmp_path / "out", model=tiny_bundle)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_contrast_is_judged_on_what_the_model_sees(tmp_path, tiny_bundle):
-    values = np.random.default_rng(0).normal(0, 0.1, (4, 48, 48)).astype(np.float32)
-    small = np.arange(48) % 12 < 2
-    values[:, np.outer(small, small)] += 20
-    path = write_tomogram(tmp_path / "a.mrc", values, 24.0)
-    # Slices of less than 64 pixels are too small to tell, and these are enlarged to 72.
-    assert any("bright on dark" in warning for warning in segment(path, model=tiny_bundle).warnings)
-    plain = segment(path, model=tiny_bundle, rescale=False, overwrite=True)
-    assert not any("bright on dark" in warning for warning in plain.warnings)
-
-
-@pytest.mark.parametrize("full_at", range(4))
-def test_a_disk_that_is_full_leaves_what_was_there_of_rescaled_outputs_too(tmp_path, tiny_bundle, monkeypatch, full_at):
-    path = write_tomogram(tmp_path / "a.mrc", make_values(), 24.0)
-    fsync, calls = os.fsync, []
-
-    def fill_up(file):
-        calls.append(file)
-        if len(calls) == full_at + 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(file)
-
-    monkeypatch.setattr(os, "fsync", fill_up)
-    with pytest.raises(OutputError, match="No space left on device"):
-        segment(path, model=tiny_bundle)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(("sign", "invert", "word"), [(-1, False, ""), (1, False, "bright on"), (-1, True, "dark on")])
-def test_contrast_that_looks_the_wrong_way_round_is_a_warning(tmp_path, tiny_bundle, sign, invert, word):
+def test_contrast_that_looks_the_wrong_way_round_is_a_warning(tmp_path, tiny_bundle, sign, invert, word, volumes):
     values = np.random.default_rng(0).normal(0, 0.1, (4, 80, 80)).astype(np.float32)
     small = np.arange(80) % 16 < 3
     values[:, np.outer(small, small)] += 20 * sign
     said = []
-    path = write_tomogram(tmp_path / "a.mrc", values)
+    path = volumes.write(tmp_path / "a.mrc", values)
     result = segment(path, model=tiny_bundle, invert=invert, warn=said.append)
     assert result.warnings == tuple(said)
     assert len(said) == bool(word)
@@ -458,9 +289,9 @@ def test_no_runtime_says_what_to_install(tomogram, tiny_bundle, monkeypatch):
         segment(tomogram, model=tiny_bundle)
 
 
-def test_a_failure_leaves_no_file_behind(tmp_path, tiny_bundle):
-    path = write_tomogram(tmp_path / "a.mrc", make_values((40, 45, 38)))
-    damage(path, 34, np.inf)  # not among the 16 slices that the intensities are measured on
+def test_a_failure_leaves_no_file_behind(tmp_path, tiny_bundle, volumes):
+    path = volumes.write(tmp_path / "a.mrc", volumes.values((40, 45, 38)))
+    volumes.damage(path, 34, np.inf)  # not among the 16 slices that the intensities are measured on
     with pytest.raises(IntensityError, match="z = 34"):
         segment(path, model=tiny_bundle)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mrc"]
