@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tomoscribe.cli.bench import bench
 from tomoscribe.cli.dataset import dataset
 from tomoscribe.cli.demo import demo
 from tomoscribe.cli.doctor import doctor
@@ -76,6 +77,7 @@ app.command("train", no_args_is_help=True)(train)
 app.add_typer(evaluate, name="evaluate", no_args_is_help=True)
 app.command("export", no_args_is_help=True)(export)
 app.command("inspect")(inspect)
+app.command("bench")(bench)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 
