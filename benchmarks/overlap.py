@@ -40,7 +40,7 @@ def bare(backend: Backend, specification: ModelSpecification, path: Path) -> flo
     """Return the seconds that the backend takes for as many slices as a file has, without reading or writing."""
     with open_tomogram(path) as tomogram:
         shape = SlotShape(1, specification.context, *tomogram.shape[1:], specification.classes)
-        slots = backend.allocate(shape, backend.streams + 2)
+        slots = backend.allocate(shape, backend.streams + 1)
         statistics = measure_intensity(tomogram)
         for number, slot in enumerate(slots):
             slot.count = 1
@@ -77,7 +77,7 @@ def measure(
 
 def least_slices(backend: Backend, specification: ModelSpecification) -> int:
     """Return how many slices a tomogram has to have, so that each slot is filled with others."""
-    return backend.streams + 2 + 2 * specification.context
+    return backend.streams + 1 + 2 * specification.context
 
 
 def main() -> None:

@@ -164,7 +164,7 @@ class Segmenter:
                 batch=_batch(plan, specification, section),
                 z_range=section,
                 invert=invert != (specification.polarity == "bright"),
-                slots=self._backend.streams + 2,
+                slots=self._backend.streams + 1,
                 progress=progress,
                 recorder=recorder,
             )
