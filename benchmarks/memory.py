@@ -89,7 +89,8 @@ def segment_alone(task: dict[str, Any]) -> None:
     if task["discard"]:
         OutputPaths.open_sinks = _only_sidecar
     start = time.perf_counter()
-    with Segmenter(task["model"], backend=task["backend"]) as segmenter:
+    precision = "fp32" if task["backend"] == InstantBackend.name else "auto"
+    with Segmenter(task["model"], backend=task["backend"], precision=precision) as segmenter:
         segmenter.segment(task["tomogram"], task["output"], z_range=(0, task["slices"]))
         backend = segmenter.backend
     seconds = time.perf_counter() - start
