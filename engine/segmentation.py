@@ -26,12 +26,12 @@ from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.profile import Profile
 from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling, RestoringSink
 from tomoscribe.engine.result import Segmentation
-from tomoscribe.engine.section import find_section
 from tomoscribe.engine.sidecar import Sidecar
 from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.stream import stream
 from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram import Tomogram, open_tomogram
+from tomoscribe.engine.trimming import find_content
 
 __all__ = ["Segmenter", "plan_tiles", "segment"]
 
@@ -103,8 +103,8 @@ class Segmenter:
             z_range: first slice to label and one past the last, counted from 0. Outputs keep the full shape and are 0
                 outside. Intensities are measured inside, and a slice outside that is not finite is no one's context
                 (the nearest slice of the range takes its place), so that damaged slices can be left out.
-            sample_only: leave out the slices above and below the sample, see `tomoscribe.engine.section`; they are 0 in
-                the outputs, and the others are what they are without this.
+            sample_only: leave out the slices above and below the sample, see `tomoscribe.engine.trimming`; they are 0
+                in the outputs, and the others are what they are without this. Every slice is read once more for it.
             overwrite: replace outputs that are there. Class volumes that the earlier run's sidecar lists and this run
                 does not write are removed in the end.
             progress: called with the number of slices that were just written, from another thread.
@@ -139,9 +139,11 @@ class Segmenter:
             seen = tomogram if rescaling is None else RescaledTomogram(tomogram, rescaling)
             warnings += _polarity_warning(seen, span, invert)
             statistics = measure_intensity(seen, span)
-            section = find_section(seen, statistics, span) if sample_only else span
+            section = span
             if sample_only:
-                warnings += (_describe_section(section, span),)
+                trim = find_content(seen, span)
+                section = trim.start, trim.stop
+                warnings += (trim.reason,)
             if warn is not None:
                 for warning in warnings:
                     warn(warning)
@@ -288,13 +290,6 @@ def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -
     if invert:
         return ("density looks dark on light, but --invert says that it is bright; compare with labels without it",)
     return ("density looks bright on dark, and dark on light is expected; compare with labels made with --invert",)
-
-
-def _describe_section(section: tuple[int, int], span: tuple[int, int]) -> str:
-    if section == span:
-        return "no slice was left out: all may show the sample"
-    left_out = span[1] - span[0] - (section[1] - section[0])
-    return f"the sample lies in slices {section[0]} to {section[1] - 1}; the other {left_out} are left out"
 
 
 def _batch(plan: TilePlan, specification: ModelSpecification, span: tuple[int, int]) -> int:

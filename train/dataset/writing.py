@@ -28,7 +28,7 @@ from tomoscribe.train.dataset.pairs import Input
 from tomoscribe.train.dataset.recipe import TileRule
 from tomoscribe.train.dataset.storage import ARRAYS_FOLDER, TomogramRecord
 from tomoscribe.train.dataset.tiling import Tiling
-from tomoscribe.train.dataset.trimming import Trim, find_content
+from tomoscribe.engine.trimming import Trim, find_content
 
 __all__ = ["Survey", "find_survey", "survey", "write_intensity"]
 

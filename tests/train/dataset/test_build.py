@@ -16,7 +16,7 @@ from tomoscribe.train.dataset.contract import IGNORE, SPLITS
 from tomoscribe.train.dataset.recipe import read_recipe
 from tomoscribe.train.dataset.sources import find_inputs
 from tomoscribe.train.dataset.storage import open_dataset
-from tomoscribe.train.dataset.trimming import Trim
+from tomoscribe.engine.trimming import Trim
 from tomoscribe.train.phantom import draw_parameters, make_phantom
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import mrcfile
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tomoscribe.engine import IntensityError, open_tomogram
-from tomoscribe.train.dataset.trimming import find_content
+from tomoscribe.engine import IntensityError, ParameterError, open_tomogram, segment
+from tomoscribe.engine.trimming import find_content
 from tomoscribe.train.phantom import draw_parameters, make_phantom
 
 SAMPLE = slice(14, 30)
@@ -125,3 +127,38 @@ def test_nan_is_named(trim):
     volume[20, 3, 4] = np.nan
     with pytest.warns(RuntimeWarning), pytest.raises(IntensityError, match="slice z = 20 "):
         trim(volume)
+
+
+def test_a_range_is_trimmed_as_if_it_were_the_volume(array_tomogram):
+    values = sample()
+    whole, part = find_content(array_tomogram(values), (4, 44)), find_content(array_tomogram(values[4:]))
+    assert (whole.start, whole.stop, whole.reason) == (part.start + 4, part.stop + 4, part.reason)
+    np.testing.assert_array_equal(whole.profile, part.profile)
+    inside = find_content(array_tomogram(values), (18, 26))
+    assert (inside.start, inside.stop) == (18, 26)
+    with pytest.raises(ParameterError, match="within 0:44, found 2:45"):
+        find_content(array_tomogram(values), (2, 45))
+
+
+def test_segment_leaves_out_what_is_not_sample_and_changes_nothing_else(tmp_path, tiny_bundle, volumes):
+    path = volumes.write(tmp_path / "a.mrc", sample())
+    whole = segment(path, tmp_path / "whole", model=tiny_bundle)
+    said, done = [], []
+    result = segment(
+        path, tmp_path / "sample", model=tiny_bundle, sample_only=True, warn=said.append, progress=done.append
+    )
+    start, stop = json.loads(result.sidecar.read_text())["z_range"]
+    assert 9 <= start <= 12
+    assert 32 <= stop <= 35
+    for name in ("labels", *result.class_volumes):
+        expected, found = (
+            volumes.read(r.labels if name == "labels" else r.class_volumes[name]) for r in (whole, result)
+        )
+        expected[:start] = expected[stop:] = 0
+        np.testing.assert_array_equal(found, expected)
+    assert result.voxels == (stop - start) * 160 * 160
+    assert sum(done) == 44
+    assert [f"left out {start} slices at the bottom" in line for line in said] == [True]
+    again = segment(path, model=tiny_bundle, sample_only=True, z_range=(18, 26))
+    assert again.voxels == 8 * 160 * 160
+    assert "left out no slice" in again.warnings[-1]

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter1d
 
 from tomoscribe.engine.intensity import check_finite
-from tomoscribe.engine.tomogram import Tomogram
+from tomoscribe.engine.tomogram.contract import Tomogram
 
 __all__ = ["Trim", "find_content"]
 
@@ -39,7 +38,7 @@ class Trim:
     Attributes:
         start: the first slice.
         stop: one past the last.
-        profile: ``(z,)`` float64, the contrast of every slice; the middle of the upper half is 1.
+        profile: ``(z,)`` float64, the contrast of every slice that was looked at; the middle of the upper half is 1.
         threshold: what the profile stays below in slices that are left out.
         reason: one line that says what is left out, and why.
     """
@@ -51,7 +50,7 @@ class Trim:
     reason: str
 
 
-def find_content(tomogram: Tomogram) -> Trim:
+def find_content(tomogram: Tomogram, z_range: tuple[int, int] | None = None) -> Trim:
     """Find the slices that hold the sample; every slice is read once.
 
     The contrast of a slice is the standard deviation of its band-passed values, relative to that of the sample: the
@@ -68,32 +67,37 @@ def find_content(tomogram: Tomogram) -> Trim:
     So slices are rather kept that are empty than left out with sample in them; the profile tells where the line was
     drawn.
 
+    Args:
+        tomogram: the volume.
+        z_range: first slice to look at and one past the last; all of them if None.
+
     Raises:
         IntensityError: a slice holds NaN or infinity.
+        ParameterError: `z_range` is empty or reaches outside the volume.
         TomogramFormatError: the file is truncated or damaged.
     """
-    contrast, skewness = _measure(tomogram)
+    span = tomogram.checked_range(z_range)
+    contrast, skewness = _measure(tomogram, span)
     sample = float(np.percentile(contrast, 75))
     profile = contrast / sample if sample > 0 else np.zeros_like(contrast)
     floor = float(min(profile[:_END_SLICES].mean(), profile[-_END_SLICES:].mean()))
     threshold = floor + _RISE * (1 - floor)
     if floor > _LARGEST_FLOOR:
-        return _everything(profile, threshold, f"the outermost slices have {floor:.0%} of the sample's contrast")
+        return _everything(span, profile, threshold, f"the outermost slices have {floor:.0%} of the sample's contrast")
     is_sample = (profile > threshold) | (skewness * profile > _LARGEST_ASYMMETRY)
     is_half = profile > floor + _HALF * (1 - floor)
     start, end = (_empty_run(is_sample[::step], (profile > threshold)[::step], is_half[::step]) for step in (1, -1))
     if not start and not end:
-        return _everything(profile, threshold, "the contrast does not stay low at either end")
-    stop = len(profile) - end
+        return _everything(span, profile, threshold, "the contrast does not stay low at either end")
     reason = (
         f"left out {start} slices at the bottom and {end} at the top: their contrast is below {threshold:.0%} of the "
         "sample's, and symmetric as that of noise"
     )
-    return Trim(start, stop, profile, threshold, reason)
+    return Trim(span[0] + start, span[1] - end, profile, threshold, reason)
 
 
-def _everything(profile: NDArray[np.float64], threshold: float, why: str) -> Trim:
-    return Trim(0, len(profile), profile, threshold, f"left out no slice: {why}")
+def _everything(span: tuple[int, int], profile: NDArray[np.float64], threshold: float, why: str) -> Trim:
+    return Trim(*span, profile, threshold, f"left out no slice: {why}")
 
 
 def _empty_run(is_sample: NDArray[np.bool_], is_risen: NDArray[np.bool_], is_half: NDArray[np.bool_]) -> int:
@@ -102,21 +106,26 @@ def _empty_run(is_sample: NDArray[np.bool_], is_risen: NDArray[np.bool_], is_hal
     return run - _MARGIN if run >= max(_SHORTEST_RUN, half - risen) else 0
 
 
-def _measure(tomogram: Tomogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _measure(tomogram: Tomogram, span: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the contrast of every slice in the file's units, and the magnitude of its skewness, smoothed over z."""
-    depth, height, width = tomogram.shape
+    # Here, because it takes longer to import than the rest of the engine.
+    from scipy.ndimage import gaussian_filter, uniform_filter1d
+
+    _, height, width = tomogram.shape
+    depth = span[1] - span[0]
     block = max(1, round(min(height, width) / _SIDE))
     contrast, skewness = np.zeros(depth), np.zeros(depth)
     buffer = np.empty((1, height, width), np.float32)
-    for z in range(depth):
+    for index, z in enumerate(range(*span)):
         tomogram.read_slices(z, buffer)
         check_finite(buffer, z, str(tomogram.path))
         small = _average(buffer[0], block)
         band = gaussian_filter(small, _FINE) - gaussian_filter(small, _COARSE)
         band -= band.mean(dtype=np.float64)
-        contrast[z] = band.std(dtype=np.float64)
-        if contrast[z] > 0:
-            skewness[z] = np.mean((band / contrast[z]) ** 3, dtype=np.float64)
+        contrast[index] = band.std(dtype=np.float64)
+        if contrast[index] > 0:
+            standardised = band / contrast[index]
+            skewness[index] = np.mean(standardised * standardised * standardised, dtype=np.float64)
     return contrast, np.abs(uniform_filter1d(skewness, _SMOOTHED, mode="nearest"))
 
 
