@@ -10,9 +10,47 @@ from typing import Any
 
 from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.export.drift import worst_layer
-from tomoscribe.export.parity import GATES, Figures, ParityError, Runner, Sample, measure
+from tomoscribe.export.parity import GATES, Answer, Figures, ParityError, Runner, Sample, measure
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Apart", "Comparison", "Verdict", "compare"]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A way of running an artifact that is judged by itself.
+
+    Whether it passes decides who may take the artifact in this way without being asked, and not whether the artifact is
+    written: that is for its main user.
+
+    Attributes:
+        runner: its answers.
+        gate: names the gate in `GATES`.
+    """
+
+    runner: Runner
+    gate: str
+
+    def __call__(self, sample: Sample) -> Answer:
+        """Return the answer to a sample."""
+        return self.runner(sample)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says of a way of running an artifact that is judged by itself.
+
+    Attributes:
+        figures: how far it agrees with the reference; None where it does not run.
+        shortfalls: what it misses; nothing where it passes.
+    """
+
+    figures: Figures | None
+    shortfalls: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as it stands in ``model.json``."""
+        figures = {} if self.figures is None else self.figures.to_json()
+        return {**figures, "passed": not self.shortfalls, "shortfalls": list(self.shortfalls)}
 
 
 @dataclass(frozen=True)
@@ -24,12 +62,14 @@ class Comparison:
         reference: what the artifact was compared with, such as ``PyTorch 2.13.0, FP32``.
         figures: by what ran the artifact, such as ``ONNX Runtime 1.31.1, CPU``; the first stands in ``model.json``.
         layer_errors: what `tomoscribe.export.drift.layer_errors` found; empty where it was not asked.
+        apart: verdicts on what ran the artifact and is judged by itself.
     """
 
     precision: str
     reference: str
     figures: Mapping[str, Figures]
     layer_errors: Mapping[str, float] = field(default_factory=dict)
+    apart: Mapping[str, Verdict] = field(default_factory=dict)
 
     @property
     def shortfalls(self) -> list[str]:
@@ -63,7 +103,10 @@ class Comparison:
             "runtime": runtime,
             "passed": not self.shortfalls,
             "shortfalls": self.shortfalls,
-            "others": {name: figures.to_json() for name, figures in others},
+            "others": {
+                **{name: figures.to_json() for name, figures in others},
+                **{name: verdict.to_json() for name, verdict in self.apart.items()},
+            },
         }
 
     def layers_to_json(self) -> dict[str, float | None]:
@@ -84,14 +127,27 @@ def compare(
     Args:
         precision: names the gate.
         reference: what it is, and its answers.
-        candidates: the ways of running the artifact, by name.
+        candidates: the ways of running the artifact, by name; those that are `Apart` are judged by themselves.
         samples: what all are given.
         class_map: the names of the labels.
         layer_errors: where the error arises, if it was measured.
 
     Raises:
-        ParityError: the artifact cannot run, or answers in other shapes.
+        ParityError: the artifact cannot run, or answers in other shapes, in a way that is not `Apart`.
     """
     name, runner = reference
-    figures = {way: measure(runner, candidate, samples, class_map) for way, candidate in candidates.items()}
-    return Comparison(precision, name, figures, layer_errors or {})
+    figures: dict[str, Figures] = {}
+    apart: dict[str, Verdict] = {}
+    for way, candidate in candidates.items():
+        try:
+            measured = measure(runner, candidate, samples, class_map)
+        except ParityError as error:
+            if not isinstance(candidate, Apart):
+                raise
+            apart[way] = Verdict(None, [str(error)])
+        else:
+            if isinstance(candidate, Apart):
+                apart[way] = Verdict(measured, GATES[candidate.gate].shortfalls(measured))
+            else:
+                figures[way] = measured
+    return Comparison(precision, name, figures, layer_errors or {}, apart)

@@ -61,6 +61,7 @@ def write_parity_report(
         "",
         *_figures_table(comparisons, class_map),
         *_shortfalls(comparisons),
+        *_apart(comparisons),
         *_layers_table([c for c in comparisons if c.layer_errors]),
         *_gallery(pictures or {}),
         *(
@@ -84,6 +85,9 @@ def _figures_table(comparisons: Sequence[Comparison], class_map: ClassMap) -> li
         for runtime, figures in c.figures.items():
             rows.append([c.precision, runtime, *_cells(figures, names), "drifts" if c.shortfalls else "passed"])
             rows += [["", f"… on {source}", *_cells(part, names), ""] for source, part in figures.sources.items()]
+        for runtime, verdict in c.apart.items():
+            cells = [""] * (4 + len(names)) if verdict.figures is None else _cells(verdict.figures, names)
+            rows.append([c.precision, runtime, *cells, "drifts" if verdict.shortfalls else "passed"])
     return _table(header, rows)
 
 
@@ -101,6 +105,16 @@ def _cells(figures: Figures, names: Sequence[str]) -> list[str]:
 def _shortfalls(comparisons: Sequence[Comparison]) -> list[str]:
     lines = [f"- {c.precision}: {missed}" for c in comparisons for missed in c.shortfalls]
     return ["", "Written although it drifts, because that was allowed:", "", *lines] if lines else []
+
+
+def _apart(comparisons: Sequence[Comparison]) -> list[str]:
+    lines = [
+        f"- {c.precision} in {runtime}: {missed}"
+        for c in comparisons
+        for runtime, verdict in c.apart.items()
+        for missed in verdict.shortfalls
+    ]
+    return ["", "Not taken unless it is asked for:", "", *lines] if lines else []
 
 
 def _layers_table(comparisons: Sequence[Comparison]) -> list[str]:

@@ -78,10 +78,10 @@ class Backend(Protocol):
         """Return `count` slots whose buffers the backend can work on.
 
         Where they are fewer than `streams`, a backend may give more of the device to each. No slot may be at work
-        meanwhile.
+        meanwhile, and those of an earlier call are not submitted any more: a backend may compile for the shape.
 
         Raises:
-            BackendError: the memory for them cannot be had.
+            BackendError: the memory for them cannot be had, or the network cannot take slices of that size.
         """
         ...
 

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for_all
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tomoscribe.engine.backends.contract import Slot, SlotShape
-from tomoscribe.engine.backends.cpu import (
-    INPUTS,
-    OUTPUTS,
-    allocate_slots,
-    check_contract,
-    choose_artifact,
-    import_runtime,
-    one_line,
-    share_cores,
-    use_of_cores,
-)
+from tomoscribe.engine.backends.cpu import INPUTS, OUTPUTS, check_contract
+from tomoscribe.engine.backends.cpu_backend import CpuBackend, Work
 from tomoscribe.engine.bundle import Bundle
-from tomoscribe.engine.errors import BackendError, BundleError
 
 __all__ = ["OnnxRuntimeBackend"]
 
 _ERRORS_ONLY = 3
 
 
-class OnnxRuntimeBackend:
+@dataclass
+class _Work(Work):
+    future: Future[None]
+    options: Any
+
+    def finish(self) -> None:
+        self.future.result()
+
+    def stop(self) -> None:
+        self.future.cancel()
+        self.options.terminate = True
+
+
+class OnnxRuntimeBackend(CpuBackend):
     """Runs a bundle on the CPU, in FP32 or, where the bundle has it, in INT8.
 
     Args:
@@ -47,19 +49,17 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    title = "ONNX Runtime"
+    extra = "cpu"
 
     def __init__(
         self, bundle: Bundle, threads: int | None = None, *, streams: int | None = None, precision: str = "fp32"
     ) -> None:
-        self._runtime = import_runtime("onnxruntime", "ONNX Runtime", "cpu")
+        super().__init__(bundle, threads, streams, precision)
         # Nothing that is read here is anyone else's business.
         self._runtime.disable_telemetry_events()
-        self._threads, self._streams = share_cores(self.name, threads, streams)
-        self._precision = precision
-        self._path = bundle.artifact_path(choose_artifact(self.name, bundle, precision))
-        self._session: Any
-        self._shared_by = 0
-        self._open(self._streams)
+        self._session: Any = self._load(self._streams)
+        self._is_fresh = True
         check_contract(
             self._path,
             (value.name for value in self._session.get_inputs()),
@@ -67,93 +67,42 @@ class OnnxRuntimeBackend:
         )
         # The graph runs outside of the interpreter's lock, so streams run side by side, and reading and writing go on.
         self._workers = ThreadPoolExecutor(max_workers=self._streams, thread_name_prefix="onnxruntime")
-        self._pending: dict[int, tuple[Future[None], Any]] = {}
-
-    @property
-    def description(self) -> str:
-        """One line that says what runs where."""
-        cores = use_of_cores(self._threads, self._streams)
-        return f"ONNX Runtime {self._runtime.__version__} on the CPU, {cores}, {self._precision.upper()}"
-
-    @property
-    def streams(self) -> int:
-        """Slots that it works on at the same time."""
-        return self._streams
-
-    def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
-        """Return `count` slots in ordinary memory; fewer than there are streams share all the threads.
-
-        Raises:
-            BackendError: there is not enough memory.
-        """
-        slots = allocate_slots(self.name, shape, count)
-        self._open(min(self._streams, count))
-        return slots
-
-    def submit(self, slot: Slot) -> None:
-        """Start work on a slot's first ``count`` slices and return at once."""
-        options = self._runtime.RunOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        self._pending[id(slot)] = self._workers.submit(self._run, slot, options), options
-
-    def wait(self, slot: Slot) -> None:
-        """Return when the outputs of a submitted slot can be read.
-
-        Raises:
-            BackendError: the work on the slot failed, or was given up.
-        """
-        given_up = "onnxruntime: the work on the slot was given up"
-        pending = self._pending.get(id(slot))
-        if pending is None:
-            raise BackendError(given_up)
-        try:
-            pending[0].result()
-        except CancelledError as error:
-            raise BackendError(given_up) from error
-        except Exception as error:  # its exceptions share no base but this
-            raise BackendError(
-                f"onnxruntime: the network failed on {slot.count} slices of {slot.slices.shape[1]} × "
-                f"{slot.slices.shape[2]} ({one_line(error)}); if memory ran out, use smaller tiles or a smaller batch"
-            ) from error
-        finally:
-            # After a `cancel` the slot may have been submitted anew.
-            if self._pending.get(id(slot)) is pending:
-                del self._pending[id(slot)]
-
-    def cancel(self) -> None:
-        """Give up everything that was submitted and not waited for; never raises."""
-        pending = list(self._pending.values())
-        for future, options in pending:
-            future.cancel()
-            # The network stops before its next layer.
-            options.terminate = True
-        wait_for_all([future for future, _ in pending])
-        self._pending.clear()
 
     def close(self) -> None:
-        """Give the network's memory back; closing twice is fine."""
-        if self._session is not None:
-            self.cancel()
-            self._workers.shutdown()
-            self._session = None
+        """Give the network's memory and the threads back; closing twice is fine."""
+        super().close()
+        self._workers.shutdown()
 
-    def _open(self, streams: int) -> None:
-        if streams == self._shared_by:
-            return
+    def _open(self, shape: SlotShape, streams: int) -> None:
+        # Blocks of memory that suited slots of another size would lie idle beside those of this one.
+        if not self._is_fresh or streams != self._streams:
+            self._release()
+            self._session = self._load(streams)
+        self._is_fresh = False
+
+    def _release(self) -> None:
+        self._session = None
+
+    def _load(self, streams: int) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
         options = self._runtime.SessionOptions()
         # A stream's own thread runs the network and helpers share its layers, the same helpers for all streams: the
         # threads are as many as were asked for. One session is as fast as one for each stream, and smaller.
         options.intra_op_num_threads = self._threads - streams + 1
+        # Both are meant to save memory, and cost it here without making anything faster: blocks that are planned come
+        # on top of those of the first run, and a block that is used again is held between its uses too.
+        options.enable_mem_pattern = options.enable_mem_reuse = False
         options.log_severity_level = _ERRORS_ONLY
         try:
-            self._session = self._runtime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+            return self._runtime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but this
-            raise BundleError(
-                f"{self._path}: ONNX Runtime {self._runtime.__version__} cannot load it ({one_line(error)})"
-            ) from error
-        self._shared_by = streams
+            raise self._cannot_load(error) from error
 
-    def _run(self, slot: Slot, options: Any) -> None:  # noqa: ANN401 - ONNX Runtime has no types
+    def _start(self, slot: Slot) -> Work:
+        options = self._runtime.RunOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        return _Work(self._workers.submit(self._run, slot, options), options)
+
+    def _run(self, slot: Slot, options: Any) -> None:  # noqa: ANN401 - as above
         margin = len(slot.slices) - len(slot.labels)
         binding = self._session.io_binding()
         for name in INPUTS:

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tomoscribe.engine.backends.contract import Slot, SlotShape
-from tomoscribe.engine.backends.cpu import (
-    INPUTS,
-    OUTPUTS,
-    allocate_slots,
-    check_contract,
-    choose_artifact,
-    import_runtime,
-    one_line,
-    share_cores,
-    use_of_cores,
-)
+from tomoscribe.engine.backends.cpu import INPUTS, OUTPUTS, check_contract, import_runtime
+from tomoscribe.engine.backends.cpu_backend import CpuBackend, Work
 from tomoscribe.engine.bundle import Bundle
-from tomoscribe.engine.errors import BackendError, BackendUnavailableError, BundleError
+from tomoscribe.engine.errors import BackendUnavailableError
 
 __all__ = ["OpenVinoBackend"]
 
 
 @dataclass
-class _Work:
-    """What was submitted: the slot, the request that works on it, or the error that kept that from starting.
+class _Work(Work):
+    """The slot, the request that works on it, the error that kept that from starting, and where idle requests go.
 
     The slot is held because a tensor does not keep the memory that it shares.
     """
 
     slot: Slot
     request: Any
+    idle: list[Any]
     error: Exception | None = None
-    given_up: bool = False
+
+    def finish(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.request.wait()
+
+    def stop(self) -> None:
+        if self.error is None:
+            self.request.cancel()
+
+    def succeed(self) -> None:
+        self.idle.append(self.request)
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(CpuBackend):
     """Runs a bundle on the CPU, in FP32, in BF16 where the processor computes in it, or in the bundle's INT8.
+
+    The network is compiled for the size of the slots, which is faster than one for any size and takes less memory. All
+    slices of a slot are worked on, also where fewer are in use.
 
     Args:
         bundle: the model.
@@ -58,115 +63,34 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    title = "OpenVINO"
+    extra = "openvino"
 
     def __init__(
         self, bundle: Bundle, threads: int | None = None, *, streams: int | None = None, precision: str = "fp32"
     ) -> None:
-        self._runtime = import_runtime("openvino", "OpenVINO", "openvino")
-        self._threads, self._streams = share_cores(self.name, threads, streams)
-        self._precision = precision
-        core = _core()
-        artifact = choose_artifact(self.name, bundle, precision)
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        super().__init__(bundle, threads, streams, precision)
+        if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendUnavailableError(
                 "openvino: expected a processor that computes in BF16 (AVX512-BF16 or AMX), found one that does not; "
                 "use --precision fp32"
             )
-        self._path = bundle.artifact_path(artifact)
-        with self._loading():
-            self._model: Any = core.read_model(self._path)
-        check_contract(self._path, _names(self._model.inputs, INPUTS), _names(self._model.outputs, OUTPUTS))
-        self._compiled: Any
-        self._shared_by = 0
-        self._open(self._streams)
-        self._pending: dict[int, _Work] = {}
-
-    @property
-    def description(self) -> str:
-        """One line that says what runs where."""
-        cores = use_of_cores(self._threads, self._streams)
-        version = self._runtime.__version__.partition("-")[0]
-        return f"OpenVINO {version} on the CPU, {cores}, {self._precision.upper()}"
-
-    @property
-    def streams(self) -> int:
-        """Slots that it works on at the same time."""
-        return self._streams
-
-    def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
-        """Return `count` slots in ordinary memory; fewer than there are streams share all the threads.
-
-        Raises:
-            BackendError: there is not enough memory.
-        """
-        slots = allocate_slots(self.name, shape, count)
-        self._open(min(self._streams, count))
-        return slots
-
-    def submit(self, slot: Slot) -> None:
-        """Start work on a slot's first ``count`` slices and return at once."""
-        work = _Work(slot, self._idle.pop() if self._idle else self._compiled.create_infer_request())
-        margin = len(slot.slices) - len(slot.labels)
         try:
-            for names, count in ((INPUTS, slot.count + margin), (OUTPUTS, slot.count)):
-                for name in names:
-                    tensor = self._runtime.Tensor(getattr(slot, name)[:count], shared_memory=True)
-                    work.request.set_tensor(name, tensor)
-            work.request.start_async()
-        except Exception as error:  # told where the slot is waited for, as whatever fails later is
-            work.error = error
-        self._pending[id(slot)] = work
-
-    def wait(self, slot: Slot) -> None:
-        """Return when the outputs of a submitted slot can be read.
-
-        Raises:
-            BackendError: the work on the slot failed, or was given up.
-        """
-        given_up = "openvino: the work on the slot was given up"
-        work = self._pending.get(id(slot))
-        if work is None:
-            raise BackendError(given_up)
-        try:
-            if work.error is not None:
-                raise work.error
-            work.request.wait()
+            self._model: Any = _core().read_model(self._path)
         except Exception as error:  # it raises RuntimeError and others
-            if work.given_up:
-                raise BackendError(given_up) from error
-            raise BackendError(
-                f"openvino: the network failed on {slot.count} slices of {slot.slices.shape[1]} × "
-                f"{slot.slices.shape[2]} ({one_line(error)}); if memory ran out, use smaller tiles or a smaller batch"
-            ) from error
-        else:
-            self._idle.append(work.request)
-        finally:
-            # After a `cancel` the slot may have been submitted anew.
-            if self._pending.get(id(slot)) is work:
-                del self._pending[id(slot)]
-
-    def cancel(self) -> None:
-        """Give up everything that was submitted and not waited for; never raises."""
-        pending = [work for work in list(self._pending.values()) if work.error is None]
-        for work in pending:
-            work.given_up = True
-            # The network stops before its next layer.
-            work.request.cancel()
-        for work in pending:
-            with contextlib.suppress(Exception):  # that it was cancelled
-                work.request.wait()
-        self._pending.clear()
+            raise self._cannot_load(error) from error
+        check_contract(self._path, _names(self._model.inputs, INPUTS), _names(self._model.outputs, OUTPUTS))
+        self._compiled: Any = None
+        self._idle: list[Any] = []
 
     def close(self) -> None:
         """Give the network's memory back; closing twice is fine."""
-        if self._compiled is not None:
-            self.cancel()
-            self._compiled = self._model = None
-            self._idle.clear()
+        super().close()
+        self._model = None
 
-    def _open(self, streams: int) -> None:
-        if streams == self._shared_by:
-            return
+    def _open(self, shape: SlotShape, streams: int) -> None:
+        self._release()
+        slices = shape.batch + 2 * shape.context
         options = {
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": self._threads,
@@ -175,18 +99,25 @@ class OpenVinoBackend:
             # Pinned threads of two processes that share a machine end up on the same cores.
             "ENABLE_CPU_PINNING": False,
         }
-        with self._loading():
-            self._compiled = _core().compile_model(self._model, "CPU", options)
-        self._shared_by = streams
-        self._idle: list[Any] = []
-
-    @contextlib.contextmanager
-    def _loading(self) -> Iterator[None]:
         try:
-            yield
+            self._model.reshape({"slices": [slices, shape.height, shape.width], "mean": [slices], "rstd": [slices]})
+            self._compiled = _core().compile_model(self._model, "CPU", options)
         except Exception as error:  # it raises RuntimeError and others
-            version = self._runtime.__version__.partition("-")[0]
-            raise BundleError(f"{self._path}: OpenVINO {version} cannot load it ({one_line(error)})") from error
+            raise self._failure(shape.batch, (shape.height, shape.width), error) from error
+
+    def _start(self, slot: Slot) -> Work:
+        work = _Work(slot, self._idle.pop() if self._idle else self._compiled.create_infer_request(), self._idle)
+        try:
+            for name in (*INPUTS, *OUTPUTS):
+                work.request.set_tensor(name, self._runtime.Tensor(getattr(slot, name), shared_memory=True))
+            work.request.start_async()
+        except Exception as error:  # told where the slot is waited for, as whatever fails later is
+            work.error = error
+        return work
+
+    def _release(self) -> None:
+        self._idle = []
+        self._compiled = None
 
 
 @functools.cache
@@ -197,7 +128,7 @@ def _core() -> Any:  # noqa: ANN401 - OpenVINO is imported where it is needed
     another thread: the next signal, such as Ctrl-C, then ends the process (``SigAltStackSetup`` in its
     ``intel_cpu/src/sigstack_manager.cpp``).
     """
-    return import_runtime("openvino", "OpenVINO", "openvino").Core()
+    return import_runtime(OpenVinoBackend.name, OpenVinoBackend.title, OpenVinoBackend.extra).Core()
 
 
 def _names(tensors: Sequence[Any], expected: Sequence[str]) -> list[str]:

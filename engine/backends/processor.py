@@ -1,4 +1,4 @@
-"""The processor: what it is called, and whether its integer arithmetic is exact."""
+"""The processor: what it is called, and which arithmetic it has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __all__ = ["Processor", "read_processor"]
 
 # AVX512-VNNI and AVX-VNNI, as Linux names them (arch/x86/include/asm/cpufeatures.h).
 _EXACT_FLAGS = {"avx512_vnni", "avx_vnni"}
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 
 
@@ -22,10 +23,12 @@ class Processor:
         exact_int8: whether sums of products of uint8 and int8 come out right. On x86 without VNNI the runtimes take
             VPMADDUBSW, which saturates at 16 bits (ONNX Runtime's documentation, "Quantize ONNX models", "When and why
             do I need to try U8U8?"). False where x86 does not say.
+        bf16: whether it multiplies in BF16. False where that is not known.
     """
 
     name: str
     exact_int8: bool
+    bf16: bool
 
 
 def read_processor(information: Path = Path("/proc/cpuinfo")) -> Processor:
@@ -42,4 +45,5 @@ def read_processor(information: Path = Path("/proc/cpuinfo")) -> Processor:
     entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set(entries.get("flags", "").split())
     exact = bool(flags & _EXACT_FLAGS) or architecture.lower() not in _X86
-    return Processor(entries.get("model name") or platform.processor() or architecture, exact)
+    name = entries.get("model name") or platform.processor() or architecture
+    return Processor(name, exact, bool(flags & _BF16_FLAGS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -11,13 +11,13 @@ from tomoscribe.engine.backends.cpu import ARTIFACTS
 from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
 from tomoscribe.engine.backends.openvino import OpenVinoBackend
 from tomoscribe.engine.backends.processor import Processor, read_processor
-from tomoscribe.engine.backends.trial import seconds_per_slice
+from tomoscribe.engine.backends.trial import run_trial
 from tomoscribe.engine.backends.trial_cache import recall, remember
 from tomoscribe.engine.bundle import CHECKPOINT, Bundle
 from tomoscribe.engine.cores import usable_cores
 from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
 
-__all__ = ["AUTO", "BACKENDS", "PRECISIONS", "Build", "choose_backend"]
+__all__ = ["AUTO", "BACKENDS", "PRECISIONS", "Build", "choose_backend", "parity_warning"]
 
 AUTO = "auto"
 
@@ -35,16 +35,19 @@ class Build(Protocol):
 # In the order in which `auto` asks them. The last runs everywhere.
 BACKENDS: dict[str, Build] = {"openvino": OpenVinoBackend, "onnxruntime": OnnxRuntimeBackend}
 
-# Packages whose version the speed depends on, and the names that parity reports give the runtimes.
+# Packages whose version the speed depends on, and the names that parity reports give the runtimes; what is computed in
+# BF16 ends with that.
 _RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_IN_BF16 = ", BF16"
 
 
 def choose_backend(name: str, bundle: Bundle, *, precision: str = AUTO, latency: bool = False) -> tuple[Backend, str]:
     """Return a backend that is ready to run a bundle, and why it was chosen, in one line.
 
     Where there is a choice, the fastest is taken, by a trial of a second or two whose result is kept for this machine
-    and bundle. An automatic precision is FP32, or INT8 where the bundle has it, its parity gate passed in the very
-    runtime, and the processor computes it exactly. Nobody has judged BF16, so that it has to be asked for.
+    and bundle, unless others were at work on the machine meanwhile. An automatic precision is FP32, or BF16 or INT8
+    where the bundle's parity gate let it pass in the very runtime and the processor has the arithmetic for it. One that
+    a gate did not let pass has to be asked for, and the reason then says so.
 
     Args:
         name: one of `BACKENDS`, which then runs or fails, or ``auto`` for the fastest that this machine can run.
@@ -62,12 +65,18 @@ def choose_backend(name: str, bundle: Bundle, *, precision: str = AUTO, latency:
         if value not in (AUTO, *known):
             raise ParameterError(f"{kind} '{value}': expected one of {', '.join([AUTO, *known])}")
     processor = read_processor()
+    asked = list(BACKENDS) if name == AUTO else [name]
     candidates = [
         (backend, arithmetic)
-        for backend in (BACKENDS if name == AUTO else (name,))
+        for backend in asked
         for arithmetic in (_judged_precisions(backend, bundle, processor) if precision == AUTO else (precision,))
     ]
-    return _Choice(bundle, candidates, processor, latency).make()
+    # A backend that was asked for runs FP32 in any case.
+    candidates = candidates or [(backend, "fp32") for backend in asked]
+    why_one = "the only one that its parity gate let pass" if name == AUTO else "as asked for"
+    backend, reason = _Choice(bundle, candidates, processor, latency).make(why_one)
+    warning = parity_warning(bundle, backend.name, precision)
+    return backend, f"{reason}; {warning}" if warning else reason
 
 
 class _Choice:
@@ -81,11 +90,11 @@ class _Choice:
         self._facts = _facts(bundle, list(self._candidates), processor, latency)
         self._streams = 1 if latency else None
 
-    def make(self) -> tuple[Backend, str]:
+    def make(self, why_one: str) -> tuple[Backend, str]:
         """Take the only candidate, the winner of an earlier trial, or that of a new one."""
         if len(self._candidates) == 1:
             (only,) = self._candidates
-            return self._build(only), f"{only}, as asked for"
+            return self._build(only), f"{only}, {why_one}"
         if known := recall(self._facts):
             fastest = min(known, key=known.__getitem__)
             if fastest in self._candidates:
@@ -111,12 +120,13 @@ class _Choice:
             if len(built) == 1:
                 (chosen,) = built
                 return built[chosen], "; ".join([f"{chosen}, the only one that can run here", *reasons])
-            times, failures = seconds_per_slice(built, self._bundle.specification)
-            chosen = min(times, key=times.__getitem__)
-            if not failures:
-                remember(self._facts, times)
+            trial = run_trial(built, self._bundle.specification)
+            chosen = min(trial.seconds, key=trial.seconds.__getitem__)
+            if trial.calm and not trial.failures:
+                remember(self._facts, trial.seconds)
+            busy = [] if trial.calm else ["the machine is busy, the next run tries again"]
             return built[chosen], "; ".join(
-                [f"{chosen}, the fastest in a trial: {_listed(times)}", *reasons, *failures]
+                [f"{chosen}, the fastest in a trial: {_listed(trial.seconds)}", *busy, *reasons, *trial.failures]
             )
         finally:
             for candidate, backend in built.items():
@@ -128,13 +138,47 @@ class _Choice:
         return BACKENDS[backend](self._bundle, precision=precision, streams=self._streams)
 
 
+def parity_warning(bundle: Bundle, backend: str, precision: str) -> str | None:
+    """Return, in a line, that a bundle's parity gate did not let a precision pass in a backend.
+
+    Args:
+        bundle: the model.
+        backend: one of `BACKENDS`.
+        precision: one of `PRECISIONS`, or ``auto``, which takes what passed.
+
+    Returns:
+        None where the gate let it pass, or did not judge it.
+    """
+    if _passed(bundle, backend, precision) is not False:
+        return None
+    return (
+        f"the {precision} network of {bundle.specification.name} did not pass its parity gate in "
+        f"{_RUNTIMES[backend]}: compare its labels with those of another precision"
+    )
+
+
 def _judged_precisions(backend: str, bundle: Bundle, processor: Processor) -> Sequence[str]:
     """Return the precisions that a backend may take without being asked."""
-    artifact = ARTIFACTS[backend]["int8"]
-    judgement = bundle.parity.get(artifact, {}) if artifact in bundle.artifacts else {}
-    judges = (judgement.get("runtime", ""), *judgement.get("others", ()))
-    judged = any(judge.startswith(_RUNTIMES[backend]) for judge in judges)
-    return ("fp32", "int8") if processor.exact_int8 and judgement.get("passed") is True and judged else ("fp32",)
+    if_passed = [
+        precision
+        for precision, computes in (("bf16", processor.bf16), ("int8", processor.exact_int8))
+        if computes and ARTIFACTS.get(backend, {}).get(precision) in bundle.artifacts
+    ]
+    # FP32 is left alone only where it failed in this backend and passed in another.
+    fp32_failed = bundle.parity.get("fp32", {}).get("passed") is True and _passed(bundle, backend, "fp32") is False
+    fp32 = [] if fp32_failed else ["fp32"]
+    return [*fp32, *(precision for precision in if_passed if _passed(bundle, backend, precision))]
+
+
+def _passed(bundle: Bundle, backend: str, precision: str) -> bool | None:
+    """Return whether the parity gate let a precision pass in a backend; None where it was not judged there."""
+    artifact, title = ARTIFACTS.get(backend, {}).get(precision, ""), _RUNTIMES.get(backend, backend)
+    judgement = bundle.parity.get(artifact, {})
+    for runtime, figures in {judgement.get("runtime", ""): judgement, **judgement.get("others", {})}.items():
+        if runtime.startswith(title) and runtime.endswith(_IN_BF16) == (precision == "bf16"):
+            # Older bundles have one verdict for all.
+            return figures.get("passed", judgement.get("passed")) is True
+    return None
 
 
 def _facts(bundle: Bundle, candidates: Sequence[str], processor: Processor, latency: bool) -> dict[str, Any]:
@@ -156,6 +200,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _listed(times: dict[str, float]) -> str:
+def _listed(times: Mapping[str, float]) -> str:
     fastest_first = sorted(times.items(), key=lambda item: item[1])
     return ", ".join(f"{candidate} {seconds * 1000:.1f} ms" for candidate, seconds in fastest_first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,18 +13,34 @@ from tomoscribe.engine.backends.contract import Backend, Slot, SlotShape
 from tomoscribe.engine.bundle import ModelSpecification
 from tomoscribe.engine.errors import BackendError
 
-__all__ = ["seconds_per_slice"]
+__all__ = ["Trial", "run_trial"]
 
 # From here on, how fast a network runs hardly depends on the size of the tile; how long a trial takes does.
 _PIXELS = 128
 _ROUNDS = 9
 _SECONDS = 1.5
+# On a machine with nothing else to do, the median turn is some percent longer than the shortest.
+_CALM = 1.25
 
 
-def seconds_per_slice(
-    backends: Mapping[str, Backend], specification: ModelSpecification
-) -> tuple[dict[str, float], list[str]]:
-    """Return the median time of a slice by backend, measured in turns, and what those say that fail.
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        seconds: median time of a slice by backend.
+        failures: what those say that fail, and are left out.
+        calm: whether the turns took about as long as each other. Where they did not, others were at work on the same
+            cores, perhaps while one backend had its turn and not while another had.
+    """
+
+    seconds: Mapping[str, float]
+    failures: Sequence[str] = ()
+    calm: bool = True
+
+
+def run_trial(backends: Mapping[str, Backend], specification: ModelSpecification) -> Trial:
+    """Measure in turns how fast backends label slices.
 
     Every backend is given a slot for each of its streams. A first turn, which is not counted, warms up. There are
     several more, or fewer if they would take too long, but one at least.
@@ -56,7 +73,9 @@ def seconds_per_slice(
                 taken.pop(name, None)
     if not taken:
         raise BackendError("; ".join(failures))
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}, failures
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    calm = all(medians[name] <= _CALM * min(seconds) for name, seconds in taken.items())
+    return Trial(medians, failures, calm)
 
 
 def _slots(backend: Backend, specification: ModelSpecification) -> Sequence[Slot]:

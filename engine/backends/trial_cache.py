@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tomoscribe.engine.replacing import replacing
 __all__ = ["recall", "remember", "trials_file"]
 
 _MOST = 200
+# A trial that came out wrong is not believed for ever. Days in seconds.
+_LONGEST = 30 * 86400
 
 
 def trials_file() -> Path:
@@ -32,13 +35,17 @@ def trials_file() -> Path:
 
 
 def recall(facts: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the seconds per slice that an earlier trial under the same facts measured, by candidate; None if none did.
+    """Return the seconds per slice by candidate of a trial under the same facts in the last 30 days; None without one.
 
     Args:
         facts: what the answer depends on, for JSON.
     """
     found = _read().get(_key(facts))
-    times = found.get("seconds_per_slice") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    times, measured = found.get("seconds_per_slice"), found.get("measured")
+    if type(measured) is not float or not 0 <= time.time() - measured <= _LONGEST:
+        return None
     if not isinstance(times, dict) or not times or not all(type(value) is float for value in times.values()):
         return None
     return times
@@ -49,7 +56,7 @@ def remember(facts: Mapping[str, Any], seconds_per_slice: Mapping[str, float]) -
     trials = _read()
     trials.pop(_key(facts), None)
     kept = list(trials.items())[-(_MOST - 1) :]
-    entry = {"facts": dict(facts), "seconds_per_slice": dict(seconds_per_slice)}
+    entry = {"facts": dict(facts), "measured": time.time(), "seconds_per_slice": dict(seconds_per_slice)}
     with contextlib.suppress(OSError, RuntimeError):
         path = trials_file()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tomoscribe.engine.class_map import ClassMap, LabelClass
-from tomoscribe.export.comparison import Comparison, compare
+from tomoscribe.export.comparison import Apart, Comparison, Verdict, compare
 from tomoscribe.export.parity import Answer, Figures, ParityError
 
 CLASSES = ClassMap((LabelClass(1, "ribosome", (1, 2, 3)),))
@@ -73,3 +73,47 @@ def test_every_way_of_running_is_measured_against_the_reference(samples):
     assert comparison.figures["other"].labels_equal == 0
     assert comparison.figures["other"].dice == {"ribosome": 0}
     assert comparison.layer_errors == {"head": 0.1}
+
+
+def test_what_is_judged_apart_neither_stops_an_artifact_nor_marks_it(samples):
+    def runner(label):
+        return lambda sample: Answer(np.full((1, 20, 20), label, np.uint8), np.full((1, 2, 20, 20), label, np.uint8))
+
+    def cannot_run(sample):
+        raise ParityError("no such operator")
+
+    candidates = {
+        "main": runner(1),
+        "good": Apart(runner(1), "bf16"),
+        "bad": Apart(runner(0), "bf16"),
+        "broken": Apart(cannot_run, "bf16"),
+    }
+    comparison = compare("fp32", ("PyTorch", runner(1)), candidates, samples(0), CLASSES)
+    comparison.check(ARTIFACT)
+    entries = comparison.to_json()
+    assert (entries["runtime"], entries["passed"], entries["shortfalls"]) == ("main", True, [])
+    others = entries["others"]
+    assert {name: verdict["passed"] for name, verdict in others.items()} == {
+        "good": True,
+        "bad": False,
+        "broken": False,
+    }
+    assert others["bad"]["shortfalls"] == ["expected a Dice of 0.99 for ribosome, found 0.0000"]
+    assert others["broken"] == {"passed": False, "shortfalls": ["no such operator"]}
+    assert others["good"]["labels_equal"] == 1
+    with pytest.raises(ParityError, match="no such operator"):
+        compare("fp32", ("PyTorch", runner(1)), {"main": cannot_run}, samples(0), CLASSES)
+
+
+def test_the_gate_of_what_is_judged_apart_is_its_own(samples):
+    def runner(difference):
+        def run(sample):
+            scores = np.full((1, 2, 20, 20), 100 + difference, np.uint8)
+            return Answer(np.ones((1, 20, 20), np.uint8), scores)
+
+        return run
+
+    ways = {"main": runner(0), "fp32": Apart(runner(5), "fp32"), "bf16": Apart(runner(5), "bf16")}
+    apart = compare("fp32", ("PyTorch", runner(0)), ways, samples(0), CLASSES).apart
+    assert apart["fp32"].shortfalls == ["expected scores within 1 of 255, found a difference of 5"]
+    assert apart["bf16"] == Verdict(apart["bf16"].figures, [])

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tomoscribe.engine.class_map import ClassMap, LabelClass
-from tomoscribe.export.comparison import Comparison
+from tomoscribe.export.comparison import Comparison, Verdict
 from tomoscribe.export.difference import SCORE_GAIN, draw_difference
 from tomoscribe.export.parity import Answer, Figures
 from tomoscribe.export.parity_report import write_parity_report
@@ -34,6 +34,22 @@ def report(tmp_path, samples):
         return json.loads((tmp_path / "parity.json").read_text("utf-8")), (tmp_path / "parity.md").read_text("utf-8")
 
     return report
+
+
+def test_what_is_judged_apart_has_rows_and_says_where_it_is_not_taken(report):
+    good = replace(GOOD, labels_equal=1.0)
+    apart = {"OpenVINO 1": Verdict(good, []), "OpenVINO 1, BF16": Verdict(BAD, ["expected more"])}
+    _, text = report(Comparison("fp32", "PyTorch 2", {"ONNX Runtime 1": good}, {}, apart))
+    assert [(row[1], row[3], row[-1]) for row in rows(text, "fp32")] == [
+        ("ONNX Runtime 1", "100.0000%", "passed"),
+        ("OpenVINO 1", "100.0000%", "passed"),
+        ("OpenVINO 1, BF16", "50.0000%", "drifts"),
+    ]
+    assert "Not taken unless it is asked for:\n\n- fp32 in OpenVINO 1, BF16: expected more\n" in text
+    assert "Written although" not in text
+    _, text = report(Comparison("fp32", "PyTorch 2", {"one": good}, {}, {"OpenVINO 1": Verdict(None, ["not run"])}))
+    assert [(row[1], row[2:-1], row[-1]) for row in rows(text, "fp32")][1] == ("OpenVINO 1", [""] * 6, "drifts")
+    assert "Not taken" not in report(Comparison("fp32", "PyTorch 2", {"one": good}))[1]
 
 
 def test_the_figures_are_in_both_files(report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -76,6 +77,21 @@ def test_all_threads_are_at_work_whatever_the_slots(make_bundle, slots, threads_
     backend.close()
 
 
+def test_nothing_holds_more_memory_than_the_layers_need(backend):
+    allocate(backend, 2)
+    options = backend._session.get_session_options()
+    assert not options.enable_mem_pattern
+    assert not options.enable_mem_reuse
+
+
+def test_it_is_loaded_anew_where_the_slots_change(backend):
+    sessions = [backend._session]
+    for size, count in ((8, 2), (8, 3), (16, 3), (16, 1)):
+        backend.allocate(SlotShape(1, 1, size, size, CLASSES), count)
+        sessions.append(backend._session)
+    assert [after is before for before, after in itertools.pairwise(sessions)] == [True, True, False, False]
+
+
 @pytest.mark.parametrize("streams", [1, 2])
 def test_cancel_ends_what_runs_and_drops_what_waits(make_bundle, monkeypatch, streams):
     backend = OnnxRuntimeBackend(make_bundle(), threads=2, streams=streams)
@@ -125,31 +141,6 @@ def test_cancel_ends_what_runs_and_drops_what_waits(make_bundle, monkeypatch, st
         backend.wait(slot)
         assert (slot.labels != 254).all()
     backend.close()
-
-
-def test_a_late_waiter_leaves_what_was_submitted_anew(backend, monkeypatch):
-    (slot,) = allocate(backend, 1)
-
-    def cancel_and_submit_anew(error):
-        monkeypatch.undo()
-        backend.cancel()
-        backend.submit(slot)
-        return "first"
-
-    # The waiter has its error, and is overtaken before it is done.
-    monkeypatch.setattr("tomoscribe.engine.backends.onnxruntime.one_line", cancel_and_submit_anew)
-    monkeypatch.setattr(backend, "_run", raise_error)
-    backend.submit(slot)
-    with pytest.raises(BackendError, match="first"):
-        backend.wait(slot)
-    backend.wait(slot)
-    assert (slot.labels != 254).all()
-    with pytest.raises(BackendError, match="given up"):
-        backend.wait(slot)
-
-
-def raise_error(*_):
-    raise RuntimeError("injected")
 
 
 def test_closing_ends_its_threads(make_bundle):

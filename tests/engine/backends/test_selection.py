@@ -10,9 +10,12 @@ import pytest
 
 from tomoscribe.engine.backends import BACKENDS, choose_backend
 from tomoscribe.engine.backends.processor import Processor
+from tomoscribe.engine.backends.selection import parity_warning
+from tomoscribe.engine.backends.trial import Trial
 from tomoscribe.engine.errors import BackendError, BackendUnavailableError, BundleError, ParameterError
 
-VNNI, PLAIN = Processor("processor", True), Processor("processor", False)
+ABLE = Processor("processor", exact_int8=True, bf16=True)
+PLAIN = Processor("processor", exact_int8=False, bf16=False)
 
 
 class Fake:
@@ -32,10 +35,16 @@ class Fake:
 
 
 class Swift(Fake):
-    pass
+    name = "openvino"
 
 
 class Slow(Fake):
+    name = "onnxruntime"
+    precisions = ("fp32", "bf16", "int8")
+
+
+class OpenVino(Fake):
+    name = "openvino"
     precisions = ("fp32", "bf16", "int8")
 
 
@@ -47,23 +56,24 @@ class Trials:
     """Stands in for the trial: the times are given, and every call is counted."""
 
     def __init__(self):
-        self.calls, self.failures = [], []
+        self.calls, self.failures, self.calm = [], [], True
         self.times = {
             "openvino fp32": 0.25,
             "onnxruntime fp32": 0.5,
             "openvino int8": 0.0625,
+            "openvino bf16": 0.03125,
             "onnxruntime int8": 0.125,
         }
 
     def __call__(self, backends, specification):
         self.calls.append(sorted(backends))
-        return {name: self.times.get(name, 1.0) for name in backends}, self.failures
+        return Trial({name: self.times.get(name, 1.0) for name in backends}, self.failures, self.calm)
 
 
 @pytest.fixture
 def trial(monkeypatch):
     trial = Trials()
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.seconds_per_slice", trial)
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.run_trial", trial)
     return trial
 
 
@@ -75,7 +85,7 @@ def backends(monkeypatch):
         monkeypatch.setattr("tomoscribe.engine.backends.selection.BACKENDS", known)
 
     monkeypatch.setattr(Fake, "made", [], raising=False)
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: VNNI)
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: ABLE)
     return set_backends
 
 
@@ -121,7 +131,7 @@ def test_another_bundle_machine_version_or_question_is_another_trial(backends, t
     choose_backend("auto", make_bundle(), precision="int8")
     monkeypatch.setattr("tomoscribe.engine.backends.selection.usable_cores", lambda: 99)
     choose_backend("auto", make_bundle())
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: Processor("another", True))
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: Processor("another", True, True))
     choose_backend("auto", make_bundle())
     monkeypatch.setattr("tomoscribe.engine.backends.selection.version", lambda package: "99")
     choose_backend("auto", make_bundle())
@@ -155,12 +165,21 @@ def test_one_that_fails_in_the_trial_is_told_and_nothing_is_kept(backends, trial
     assert not trials.exists()
 
 
+def test_a_trial_on_a_busy_machine_is_not_kept(backends, trial, trials, make_bundle):
+    backends(openvino=Swift, onnxruntime=Slow)
+    trial.calm = False
+    backend, reason = choose_backend("auto", make_bundle())
+    assert type(backend) is Swift
+    assert reason.endswith("onnxruntime fp32 500.0 ms; the machine is busy, the next run tries again")
+    assert not trials.exists()
+
+
 def test_where_all_fail_in_the_trial_all_are_closed(backends, make_bundle, monkeypatch):
     def fail(*_):
         raise BackendError("broke")
 
     backends(openvino=Swift, onnxruntime=Slow)
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.seconds_per_slice", fail)
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.run_trial", fail)
     with pytest.raises(BackendError, match="broke"):
         choose_backend("auto", make_bundle())
     assert [made.closed for made in Fake.made] == [True, True]
@@ -190,6 +209,7 @@ def test_a_precision_that_was_asked_for_is_had_or_fails(backends, trial, make_bu
 
 
 OPENVINO = "OpenVINO 2026.4, CPU"
+PASSED, FAILED = {"passed": True}, {"passed": False}
 
 
 @pytest.mark.parametrize(
@@ -202,27 +222,60 @@ OPENVINO = "OpenVINO 2026.4, CPU"
         (("int8-cpu",), {"int8": judged()}, []),
         (("int8-cpu",), {"int8-cpu": judged()}, ["onnxruntime int8"]),
         (("int8-cpu",), {"int8-cpu": judged(others={OPENVINO: {}})}, ["onnxruntime int8", "openvino int8"]),
+        (("int8-cpu",), {"int8-cpu": judged(others={OPENVINO: PASSED})}, ["onnxruntime int8", "openvino int8"]),
+        (("int8-cpu",), {"int8-cpu": judged(others={OPENVINO: FAILED})}, ["onnxruntime int8"]),
+        (("int8-cpu",), {"int8-cpu": judged(passed=False, others={OPENVINO: PASSED})}, ["openvino int8"]),
         (("int8-cpu",), {"int8-cpu": judged(runtime=OPENVINO)}, ["openvino int8"]),
         (("fp16", "int8", "int8-cpu"), {"fp16": judged(), "int8-cpu": judged()}, ["onnxruntime int8"]),
+        ((), {"fp32": judged(others={OPENVINO: PASSED})}, []),
+        ((), {"fp32": judged(others={f"{OPENVINO}, BF16": PASSED})}, ["openvino bf16"]),
+        ((), {"fp32": judged(others={OPENVINO: PASSED, f"{OPENVINO}, BF16": FAILED})}, []),
     ],
 )
-def test_int8_is_taken_unasked_only_in_a_runtime_that_its_gate_let_it_pass_in(
+def test_a_precision_is_taken_unasked_only_in_a_runtime_that_its_gate_let_it_pass_in(
     backends, trial, make_bundle, others, parity, tried
 ):
-    backends(openvino=Swift, onnxruntime=Slow)
+    backends(openvino=OpenVino, onnxruntime=Slow)
     backend, _ = choose_backend("auto", make_bundle(others=others, parity=parity))
     assert trial.calls == [sorted(["onnxruntime fp32", "openvino fp32", *tried])]
     fastest = min(trial.calls[0], key=trial.times.__getitem__)
     assert backend.precision == fastest.split()[1]
 
 
-def test_int8_is_not_taken_unasked_where_it_may_saturate(backends, trial, make_bundle, monkeypatch):
+def test_fp32_is_not_taken_unasked_where_it_failed_but_passed_elsewhere(backends, trial, make_bundle):
+    backends(openvino=Swift, onnxruntime=Slow)
+    bundle = make_bundle(parity={"fp32": judged(others={OPENVINO: FAILED})})
+    assert choose_backend("auto", bundle)[1] == "onnxruntime fp32, the only one that its parity gate let pass"
+    backend, _ = choose_backend("openvino", bundle)
+    assert (type(backend), backend.precision) == (Swift, "fp32")
+    for others in ({}, {OPENVINO: FAILED}):
+        choose_backend("auto", make_bundle(seed=len(others), parity={"fp32": judged(passed=False, others=others)}))
+    assert trial.calls == [["onnxruntime fp32", "openvino fp32"]] * 2
+
+
+def test_what_did_not_pass_its_gate_is_run_with_a_warning(backends, trial, make_bundle):
+    backends(openvino=Swift, onnxruntime=Slow)
+    bundle = make_bundle(others=["int8-cpu"], parity={"int8-cpu": judged(passed=False, others={OPENVINO: PASSED})})
+    warning = "the int8 network of integers did not pass its parity gate in ONNX Runtime"
+    assert choose_backend("onnxruntime", bundle, precision="int8")[1].startswith(
+        f"onnxruntime int8, as asked for; {warning}"
+    )
+    assert parity_warning(bundle, "onnxruntime", "int8").startswith(warning)
+    assert choose_backend("openvino", bundle, precision="int8")[1] == "openvino int8, as asked for"
+    for backend, precision in (("openvino", "int8"), ("onnxruntime", "fp32"), ("openvino", "bf16"), ("other", "auto")):
+        assert parity_warning(bundle, backend, precision) is None
+
+
+def test_a_precision_is_not_taken_unasked_where_the_processor_lacks_it(backends, trial, make_bundle, monkeypatch):
     backends(onnxruntime=Slow)
     bundle = make_bundle(others=["int8-cpu"], parity={"int8-cpu": judged()})
     assert choose_backend("onnxruntime", bundle)[0].precision == "int8"
     monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: PLAIN)
     assert choose_backend("onnxruntime", bundle)[0].precision == "fp32"
     assert choose_backend("onnxruntime", bundle, precision="int8")[0].precision == "int8"
+    backends(openvino=OpenVino)
+    bundle = make_bundle(parity={"fp32": judged(others={f"{OPENVINO}, BF16": PASSED})})
+    assert choose_backend("openvino", bundle)[0].precision == "fp32"
 
 
 def test_auto_fails_where_nothing_runs(backends, make_bundle):

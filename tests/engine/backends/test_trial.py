@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tomoscribe.engine.backends.contract import Slot
-from tomoscribe.engine.backends.trial import seconds_per_slice
+from tomoscribe.engine.backends.trial import run_trial
 from tomoscribe.engine.bundle import ModelSpecification
 from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP
 from tomoscribe.engine.errors import BackendError
@@ -65,16 +65,16 @@ def timed(monkeypatch):
 
 def test_backends_take_turns_and_the_first_turn_does_not_count(timed):
     backends, log = timed(a=[0.25, 0.0625, 0.03125, 0.125, 0.0625], b=[0.0, 0.03125])
-    times, failures = seconds_per_slice(backends, SPECIFICATION)
-    assert times == {"a": 0.0625, "b": 0.03125}
-    assert failures == []
+    trial = run_trial(backends, SPECIFICATION)
+    assert trial.seconds == {"a": 0.0625, "b": 0.03125}
+    assert trial.failures == []
     assert log == ["a", "b"] * 10
 
 
 def test_every_stream_gets_a_slot_of_a_tile_that_fits_the_model(timed):
     backends, _ = timed(a=[0.25], streams=4)
-    times, _ = seconds_per_slice(backends, SPECIFICATION)
-    assert times == {"a": 0.0625}
+    trial = run_trial(backends, SPECIFICATION)
+    assert trial.seconds == {"a": 0.0625}
     shape = backends["a"].shape
     assert (shape.batch, shape.context, shape.height, shape.width, shape.classes) == (1, 2, 192, 192, 6)
     assert backends["a"].count == 4
@@ -83,17 +83,30 @@ def test_every_stream_gets_a_slot_of_a_tile_that_fits_the_model(timed):
 
 def test_a_long_trial_ends_after_the_turn_that_it_needs(timed):
     backends, log = timed(a=[8.0, 4.0], b=[1.0, 2.0])
-    times, _ = seconds_per_slice(backends, SPECIFICATION)
-    assert times == {"a": 4.0, "b": 2.0}
+    trial = run_trial(backends, SPECIFICATION)
+    assert trial.seconds == {"a": 4.0, "b": 2.0}
     assert log == ["a", "b"] * 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calm"),
+    [
+        ([0.5, 0.125, 0.15625], True),  # the median is 1.25 times the shortest
+        ([0.125, 0.125, 0.1875, 0.1875], False),
+        ([8.0, 4.0], True),  # a single turn tells nothing
+    ],
+)
+def test_a_trial_is_calm_where_no_turn_is_much_shorter_than_most(timed, seconds, calm):
+    backends, _ = timed(a=[0.0, 0.0625], b=seconds)
+    assert run_trial(backends, SPECIFICATION).calm is calm
 
 
 @pytest.mark.parametrize("seconds", [[None], [0.125, 0.125, None, 0.125]])
 def test_one_that_fails_is_left_out(timed, seconds):
     backends, log = timed(a=[0.125], b=seconds)
-    times, failures = seconds_per_slice(backends, SPECIFICATION)
-    assert times == {"a": 0.125}
-    assert failures == ["b: out of order"]
+    trial = run_trial(backends, SPECIFICATION)
+    assert trial.seconds == {"a": 0.125}
+    assert trial.failures == ["b: out of order"]
     assert log.count("b cancelled") == 1
     assert "b" not in log[log.index("b cancelled") :]
 
@@ -101,4 +114,4 @@ def test_one_that_fails_is_left_out(timed, seconds):
 def test_where_all_fail_that_is_said(timed):
     backends, _ = timed(a=[None], b=[0.125, None])
     with pytest.raises(BackendError, match=r"^a: out of order; b: out of order$"):
-        seconds_per_slice(backends, SPECIFICATION)
+        run_trial(backends, SPECIFICATION)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,22 @@ def test_what_was_remembered_is_recalled_under_the_same_facts_alone(trials):
     assert [file.name for file in trials.parent.iterdir()] == ["trials.json"]
 
 
+@pytest.mark.parametrize(("days", "recalled"), [(29, True), (31, False), (-1, False)])
+def test_after_a_month_or_before_its_time_a_trial_is_not_believed(monkeypatch, days, recalled):
+    remember(FACTS, TIMES)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + days * 86400)
+    assert (recall(FACTS) is not None) is recalled
+
+
+def test_a_trial_of_unknown_age_is_not_believed(trials):
+    remember(FACTS, TIMES)
+    entries = json.loads(trials.read_text())
+    del next(iter(entries.values()))["measured"]
+    trials.write_text(json.dumps(entries))
+    assert recall(FACTS) is None
+
+
 def test_a_later_trial_takes_the_place_of_an_earlier_one():
     remember(FACTS, TIMES)
     remember(FACTS, {"runs fp32": 1.0})
@@ -35,12 +52,12 @@ def test_the_oldest_are_forgotten(trials):
 
 
 @pytest.mark.parametrize(
-    "found", ["", "[]", "{", "7", "\0", '{"KEY": 7}', '{"KEY": {"seconds_per_slice": {"a": "b"}}}']
+    "found", ["", "[]", "{", "7", "\0", '{"KEY": 7}', '{"KEY": {"seconds_per_slice": {"a": "b"}, "measured": NOW}}']
 )
 def test_a_file_that_makes_no_sense_is_as_good_as_none(trials, found):
     remember(FACTS, TIMES)
     (key,) = json.loads(trials.read_text())
-    trials.write_text(found.replace("KEY", key))
+    trials.write_text(found.replace("KEY", key).replace("NOW", repr(time.time())))
     assert recall(FACTS) is None
     remember(FACTS, TIMES)
     assert recall(FACTS) == TIMES
