@@ -44,6 +44,14 @@ def export(
             help="Real slices to calibrate int8 on, and others to compare on; may be repeated. Phantoms are used too.",
         ),
     ] = None,
+    test_time_augmentation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Average over flips (4 runs of the network) or flips-and-turns (8) of each tile.",
+            show_default="none",
+        ),
+    ] = None,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Write what does not pass, and mark it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     tensorrt: Annotated[
@@ -136,14 +144,17 @@ def export(
         "halo": halo,
         "output": onnx_output,
     }
-    _check_combination(checkpoint, output, precision, tensorrt, from_onnx, foreign)
+    _check_combination(checkpoint, output, precision, test_time_augmentation, tensorrt, from_onnx, foreign)
     options: dict[str, Any] = {"tomograms": calibrate or [], "allow_drift": allow_drift}
     size = parse_slice_size(slice_size)
     with _progress() as progress, _packages():
         options["progress"] = progress
         if tensorrt:
             check_tensorrt()  # before minutes are spent on what comes first
-        bundle = _bundle(checkpoint, output, precision, from_onnx, foreign, {**options, "overwrite": overwrite})
+        writing = {**options, "overwrite": overwrite}
+        if test_time_augmentation is not None:
+            writing["test_time_augmentation"] = test_time_augmentation
+        bundle = _bundle(checkpoint, output, precision, from_onnx, foreign, writing)
         plans = build_plans(bundle, precision, size, **options) if tensorrt else []
     if output is not None:
         _print_bundle(bundle)
@@ -155,6 +166,7 @@ def _check_combination(
     checkpoint: Path | None,
     output: Path | None,
     precision: str | None,
+    test_time_augmentation: str | None,
     tensorrt: bool,
     from_onnx: Path | None,
     foreign: Mapping[str, object],
@@ -177,6 +189,11 @@ def _check_combination(
     if from_onnx is not None and precision is not None:
         raise ParameterError(
             "--precision: expected none with --from-onnx, which stays as precise as its file; leave it out"
+        )
+    if test_time_augmentation is not None and (from_onnx is not None or output is None):
+        raise ParameterError(
+            "--test-time-augmentation: expected with a checkpoint and --output alone, because it is in the graphs that "
+            "are written then; leave it out"
         )
     if output is None and not (tensorrt and checkpoint is not None and checkpoint.is_dir()):
         raise ParameterError("export: expected the folder to make, found none; name it with --output")

@@ -29,6 +29,11 @@ _NORMALISATIONS = {
     "volume": "one mean and standard deviation for the whole tomogram",
     "none": "not at all: intensities as they are in the file",
 }
+_AUGMENTATIONS = {
+    "none": "none",
+    "flips": "flips: the mean over the tile and its 3 flips",
+    "flips-and-turns": "flips and turns: the mean over all 8 symmetries of a square",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def specification_rows(specification: ModelSpecification) -> list[tuple[str, str
         ("voxel size", f"{smallest:.1f} Å" if smallest == largest else f"{smallest:.1f} to {largest:.1f} Å"),
         ("polarity", _POLARITIES.get(specification.polarity, specification.polarity)),
         ("normalised", _NORMALISATIONS.get(specification.normalisation, specification.normalisation)),
+        ("augmented", _AUGMENTATIONS.get(specification.test_time_augmentation, specification.test_time_augmentation)),
     ]
 
 

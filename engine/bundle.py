@@ -36,7 +36,11 @@ NORMALISATIONS = ("volume", "none")
 
 _FORMAT = "tomoscribe-bundle"
 _FORMAT_VERSION = 1
-_POLARITIES = ("dark", "bright")
+_CHOICES = {
+    "polarity": ("dark", "bright"),
+    "normalisation": NORMALISATIONS,
+    "test_time_augmentation": ("none", "flips", "flips-and-turns"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class ModelSpecification:
             ``bright``.
         normalisation: ``volume``: one mean and one standard deviation for the whole tomogram; ``none``: the graph takes
             intensities as they are, and of `mean` and `rstd` only where the contrast is turned over.
+        test_time_augmentation: what the graph's probabilities are the mean over. ``none``: the tile as it is;
+            ``flips``: the tile, mirrored along y, along x and along both; ``flips-and-turns``: these four and their
+            transposes, all the symmetries of a square.
 
     Raises:
         ParameterError: a value that cannot be; the message names it.
@@ -68,6 +75,7 @@ class ModelSpecification:
     voxel_size: tuple[float, float]
     polarity: str = "dark"
     normalisation: str = "volume"
+    test_time_augmentation: str = "none"
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.name.isprintable():
@@ -79,11 +87,9 @@ class ModelSpecification:
         small, large = self.voxel_size
         if not (0 < small <= large and math.isfinite(large)):
             raise ParameterError(f"voxel_size: expected (smallest, largest) in Å, found {self.voxel_size}")
-        if self.polarity not in _POLARITIES:
-            raise ParameterError(f"polarity: expected one of {', '.join(_POLARITIES)}, found {self.polarity!r}")
-        if self.normalisation not in NORMALISATIONS:
-            expected = ", ".join(NORMALISATIONS)
-            raise ParameterError(f"normalisation: expected one of {expected}, found {self.normalisation!r}")
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ParameterError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
 
     @property
     def classes(self) -> int:
@@ -92,6 +98,7 @@ class ModelSpecification:
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as it stands in ``model.json``."""
+        augmentation = self.test_time_augmentation
         return {
             "name": self.name,
             "classes": self.class_map.to_json(),
@@ -101,6 +108,7 @@ class ModelSpecification:
             "voxel_size": list(self.voxel_size),
             "polarity": self.polarity,
             "normalisation": self.normalisation,
+            **({} if augmentation == "none" else {"test_time_augmentation": augmentation}),
         }
 
     @classmethod
@@ -121,6 +129,7 @@ class ModelSpecification:
                 voxel_size=(float(smallest), float(largest)),
                 polarity=entries["polarity"],
                 normalisation=entries["normalisation"],
+                test_time_augmentation=entries.get("test_time_augmentation", "none"),
             )
         except KeyError as error:
             raise ParameterError(f"specification: expected the key {error}, which is missing") from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import torch
 
-from tomoscribe.engine.bundle import CHECKPOINT, Artifact, Bundle
+from tomoscribe.engine.bundle import CHECKPOINT, Artifact, Bundle, ModelSpecification
 from tomoscribe.engine.errors import ParameterError
+from tomoscribe.export.augmentation import augmented
+from tomoscribe.export.augmentation_reference import augmented_runner, in_words
 from tomoscribe.export.comparison import Comparison, compare
 from tomoscribe.export.difference import draw_difference
 from tomoscribe.export.drift import layer_errors
@@ -18,10 +22,12 @@ from tomoscribe.export.folder import new_bundle_folder
 from tomoscribe.export.graph import OPSET, to_onnx
 from tomoscribe.export.half import half_runner
 from tomoscribe.export.parity import Runner, onnxruntime_runner, pytorch_runner, remembered
+from tomoscribe.export.parity_openvino import openvino_runners
 from tomoscribe.export.parity_report import write_parity_report
 from tomoscribe.export.provenance import provenance
 from tomoscribe.export.quantisation import Form, Quantisation, quantise
 from tomoscribe.export.samples import SampleSets, gather_samples
+from tomoscribe.export.splitting import split_concatenations
 from tomoscribe.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 __all__ = ["DEFAULT_PRECISIONS", "PRECISIONS", "export_bundle"]
@@ -42,6 +48,7 @@ def export_bundle(
     *,
     precisions: Iterable[str] = DEFAULT_PRECISIONS,
     tomograms: Iterable[Path] = (),
+    test_time_augmentation: str = "none",
     allow_drift: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -56,12 +63,14 @@ def export_bundle(
         output: the bundle's folder.
         precisions: some of `PRECISIONS`; FP32 is always written, because it is the others' reference.
         tomograms: to calibrate INT8 on, and to compare on other slices of; phantoms are used as well.
+        test_time_augmentation: what the bundle's answers are the mean over, as the network's in PyTorch then are too;
+            see `tomoscribe.engine.bundle.ModelSpecification`. INT8 is calibrated on the network itself.
         allow_drift: write an artifact that its gate does not let through, and mark it.
         overwrite: replace a bundle that is there. A folder that is not a bundle is never replaced.
         progress: is told what is being done, a few words each.
 
     Raises:
-        ParameterError: an unknown precision.
+        ParameterError: an unknown precision or augmentation.
         CheckpointError: the checkpoint cannot be read.
         TomoscribeError: a tomogram cannot be used.
         OutputExistsError: there is something at `output` that may not be replaced.
@@ -72,11 +81,12 @@ def export_bundle(
     if unknown := sorted(wanted - set(PRECISIONS)):
         raise ParameterError(f"precision: expected some of {', '.join(PRECISIONS)}, found {', '.join(unknown)}")
     trained = load_checkpoint(checkpoint)
-    with new_bundle_folder(output, overwrite=overwrite) as folder:
+    specification = replace(trained.specification, test_time_augmentation=test_time_augmentation)
+    with new_bundle_folder(output, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as single:
         tell = progress or (lambda _: None)
         tell("slices to compare on")
-        samples = gather_samples(trained.specification, tomograms, quantised=not wanted.isdisjoint(_FORMS))
-        export = _Export(folder, trained, samples, allow_drift, tell)
+        samples = gather_samples(specification, tomograms, quantised=not wanted.isdisjoint(_FORMS))
+        export = _Export(folder, Path(single), trained, specification, samples, allow_drift, tell)
         for precision in PRECISIONS:
             if precision in wanted:
                 export.add(precision)
@@ -85,22 +95,33 @@ def export_bundle(
 
 
 class _Export:
-    """A bundle while it is made."""
+    """A bundle while it is made.
+
+    In the folder `single` lie its graphs without test-time augmentation and all with the same layers: what INT8 is made
+    of, and what layers are compared in.
+    """
 
     def __init__(
         self,
         folder: Path,
+        single: Path,
         trained: Checkpoint,
+        specification: ModelSpecification,
         samples: SampleSets,
         allow_drift: bool,
         progress: Callable[[str], None],
     ) -> None:
         self._folder = folder
+        self._single = single
         self._trained = trained
+        self._specification = specification
         self._samples = samples
         self._allow_drift = allow_drift
         self._progress = progress
-        self._reference = remembered(pytorch_runner(trained.network))
+        kind = specification.test_time_augmentation
+        plain = pytorch_runner(trained.network)
+        self._reference = remembered(plain if kind == "none" else augmented_runner(trained.network, kind))
+        self._reference_name = f"PyTorch {torch.__version__}, FP32{in_words(kind)}"
         self._comparisons: dict[str, Comparison] = {}
         self._pictures: dict[str, tuple[str, str]] = {}
         self._quantisations: dict[str, Quantisation] = {}
@@ -113,17 +134,21 @@ class _Export:
         """
         artifact = self._path(precision)
         self._progress(f"writing {precision}")
-        self._write(precision, artifact)
+        single = self._write_single(precision)
+        model = onnx.load(single)
+        if precision == "fp32":  # which runs on CPUs alone
+            model = split_concatenations(model)
+        onnx.save(augmented(model, self._specification), artifact)
         self._progress(f"comparing {precision}")
         candidates = self._candidates(precision, artifact)
-        class_map = self._trained.specification.class_map
+        class_map = self._specification.class_map
         comparison = compare(
             precision,
-            (f"PyTorch {torch.__version__}, FP32", self._reference),
+            (self._reference_name, self._reference),
             candidates,
             self._samples.parity,
             class_map,
-            layer_errors(self._path("fp32"), artifact, self._samples.parity[0]) if precision != "fp32" else None,
+            layer_errors(self._single_path("fp32"), single, self._samples.parity[0]) if precision != "fp32" else None,
         )
         if not self._allow_drift:
             comparison.check(artifact)
@@ -135,7 +160,7 @@ class _Export:
 
     def finish(self, checkpoint: Path) -> None:
         """Write everything that is not a network."""
-        specification, training = self._trained.specification, self._trained.training
+        specification, training = self._specification, self._trained.training
         copy = self._folder / _CHECKPOINT_FILE
         save_checkpoint(copy, self._trained, compact=True)
         write_parity_report(
@@ -160,23 +185,33 @@ class _Export:
     def _path(self, precision: str) -> Path:
         return self._folder / f"model.{precision}.onnx"
 
-    def _write(self, precision: str, artifact: Path) -> None:
+    def _single_path(self, precision: str) -> Path:
+        return self._single / self._path(precision).name
+
+    def _write_single(self, precision: str) -> Path:
         network, specification = self._trained.network, self._trained.specification
+        single = self._single_path(precision)
         if precision in _FORMS:
             self._quantisations[precision] = quantise(
-                self._path("fp32"),
+                self._single_path("fp32"),
                 self._samples.calibration,
                 self._samples.search,
                 specification.class_map,
-                artifact,
+                single,
                 form=_FORMS[precision],
             )
         else:
             dtype = torch.float16 if precision == "fp16" else torch.float32
-            onnx.save(to_onnx(network, specification, dtype), artifact)
+            onnx.save(to_onnx(network, specification, dtype), single)
+        return single
 
     def _candidates(self, precision: str, artifact: Path) -> Mapping[str, Runner]:
         runners = {f"ONNX Runtime {onnxruntime.__version__}, CPU": onnxruntime_runner(artifact)}
         if precision == "fp16":
-            runners[f"PyTorch {torch.__version__}, rounded to FP16 as a GPU does"] = half_runner(self._trained.network)
-        return {name: remembered(runner) for name, runner in runners.items()}
+            runners[f"PyTorch {torch.__version__}, rounded to FP16 as a GPU does"] = half_runner(
+                self._trained.network, self._specification.test_time_augmentation
+            )
+        return {
+            **{name: remembered(runner) for name, runner in runners.items()},
+            **openvino_runners(precision, artifact, self._specification),
+        }

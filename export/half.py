@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tomoscribe.export.augmentation_reference import augmented_runner
 from tomoscribe.export.graph import DeployedNetwork, fold_batch_normalisation
 from tomoscribe.export.parity import Answer, Runner, Sample
 from tomoscribe.train.unet import UNet
@@ -20,11 +21,12 @@ from tomoscribe.train.unet import UNet
 __all__ = ["half_runner"]
 
 
-def half_runner(network: UNet) -> Runner:
+def half_runner(network: UNet, test_time_augmentation: str = "none") -> Runner:
     """Return a network's answers with its weights, and what every convolution takes and gives, rounded to FP16.
 
     Args:
         network: the U-Net, in FP32, in evaluation mode, on the CPU; it is copied.
+        test_time_augmentation: what they are the mean over; see `tomoscribe.engine.bundle.ModelSpecification`.
     """
     rounded = fold_batch_normalisation(network)
     with torch.no_grad():
@@ -34,6 +36,8 @@ def half_runner(network: UNet) -> Runner:
     for layer in rounded.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             layer.register_forward_hook(_round_output)
+    if test_time_augmentation != "none":
+        return augmented_runner(rounded, test_time_augmentation)
     deployed = DeployedNetwork(rounded).eval()
 
     @torch.inference_mode()

@@ -77,6 +77,11 @@ def test_the_defaults_are_fp32_and_fp16_without_drift(calls, tmp_path):
     assert export_module.DEFAULT_PRECISIONS == ("fp32", "fp16")
 
 
+def test_test_time_augmentation_is_handed_on(calls, tmp_path):
+    run("a.safetensors", "-o", tmp_path / "b", "--test-time-augmentation", "flips-and-turns")
+    assert calls[0][2]["test_time_augmentation"] == "flips-and-turns"
+
+
 def test_a_foreign_network_is_described_by_options(calls, tmp_path):
     run("--from-onnx", "net.onnx", "-o", tmp_path / "b", "--classes", "background, ribosome=#0a0b0c", "--voxel-size",
         "10,15.5", "--activation", "sigmoid", "--probabilities", "--normalise", "none", "--scale", "2", "--offset", -1,
@@ -119,6 +124,8 @@ def test_one_voxel_size_stands_for_both_ends(calls, tmp_path):
         (["--from-onnx", "n.onnx", "-o", "b", "--precision", "fp16"], "--precision: expected none with --from-onnx"),
         (["--from-onnx", "n.onnx", "-o", "b", "--voxel-size", "13"], "--classes: expected it"),
         (["--from-onnx", "n.onnx", "-o", "b", "--classes", "background,x"], "--voxel-size: expected it"),
+        (["--from-onnx", "n.onnx", "-o", "b", "--test-time-augmentation", "flips"], "with a checkpoint and --output"),
+        (["b", "--tensorrt", "--test-time-augmentation", "flips"], "with a checkpoint and --output"),
         (["a.safetensors", "-o", "b", "--slice-size", "960"], "--slice-size: expected YxX"),
         (["a.safetensors", "-o", "b", "--slice-size", "0x10"], "--slice-size: expected YxX"),
         *(

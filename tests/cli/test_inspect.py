@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_a_bundle(run, bundle):
     assert facts["tiles"] == "h and w any multiple of 8, halo 0 pixels"
     assert facts["voxel size"] == "8.0 to 16.0 Å"
     assert facts["polarity"].startswith("dark")
+    assert facts["augmented"] == "none"
     sha256 = Bundle.load(bundle).artifacts["fp16"].sha256
     assert re.fullmatch(rf"model\.fp16\.onnx +[\d.]+ kB +{sha256[:12]} +as written", facts["fp16"])
     assert facts["made from"] == "best.safetensors, sha256 0123456789ab"
@@ -121,6 +123,16 @@ def test_a_bundle(run, bundle):
     assert facts["validation"] == "Dice dark matter 0.88"
     assert facts["exported"] == "with torch 2.13.0, opset 18"
     assert re.match(r"yes +ONNX Runtime \S+ on the CPU", facts["onnxruntime"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("flips", "mean over the tile and its 3 flips"), ("flips-and-turns", "all 8 symmetries")]
+)
+def test_a_bundle_with_test_time_augmentation(run, bundle, kind, said):
+    loaded = Bundle.load(bundle)
+    replace(loaded, specification=replace(loaded.specification, test_time_augmentation=kind)).write()
+    assert said in rows(run(bundle)[1])["augmented"]
+    assert json.loads(run(bundle, "--json")[1])["specification"]["test_time_augmentation"] == kind
 
 
 def test_the_parity_of_a_bundle(run, bundle):

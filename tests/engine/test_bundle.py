@@ -128,6 +128,15 @@ def test_a_missing_section_is_named(bundle, key, value):
     assert f"{key}: expected an object" in refusal(bundle)
 
 
+def test_test_time_augmentation_is_written_where_there_is_some(bundle):
+    assert "test_time_augmentation" not in SPECIFICATION.to_json()  # as older versions wrote and read it
+    augmented = replace(SPECIFICATION, test_time_augmentation="flips")
+    Bundle(bundle, augmented, {"fp32": Artifact.of(bundle / "model.fp32.onnx")}).write()
+    assert Bundle.load(bundle).specification == augmented != SPECIFICATION
+    edit(bundle, lambda entries: entries["specification"].pop("test_time_augmentation"))
+    assert Bundle.load(bundle).specification == SPECIFICATION
+
+
 @pytest.mark.parametrize("key", sorted(SPECIFICATION.to_json()))
 def test_a_missing_key_of_the_specification_is_named(bundle, key):
     edit(bundle, lambda entries: entries["specification"].pop(key))
@@ -154,6 +163,9 @@ def test_a_missing_key_of_the_specification_is_named(bundle, key):
         ("voxel_size", None),
         ("polarity", "grey"),
         ("normalisation", "slice"),
+        ("test_time_augmentation", "zoom"),
+        ("test_time_augmentation", None),
+        ("test_time_augmentation", ["flips"]),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(bundle, key, value):

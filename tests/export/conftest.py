@@ -36,6 +36,12 @@ def checkpoint(request):
 
 
 @pytest.fixture(scope="session")
+def checkpoint_with():
+    """Gives the checkpoint with so much context."""
+    return functools.cache(make_checkpoint)
+
+
+@pytest.fixture(scope="session")
 def exported():
     """Gives the graph of the checkpoint with so much context; the exporter takes seconds, so it is exported once."""
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tomoscribe.export.augmentation_reference import augmented_runner
 from tomoscribe.export.graph import DeployedNetwork, fold_batch_normalisation
 from tomoscribe.export.half import half_runner
 from tomoscribe.export.parity import GATES, measure, onnxruntime_runner, pytorch_runner
@@ -38,6 +39,15 @@ def test_a_network_in_range_agrees_with_fp32_and_with_torchs_own_half(checkpoint
         answer = half_runner(checkpoint.network)(sample)
         assert np.mean(answer.labels == labels.numpy()) > CLOSE
         assert np.abs(answer.scores.astype(int) - scores.numpy()).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["flips", "flips-and-turns"])
+def test_copies_are_averaged_with_every_layer_rounded(checkpoint, samples, kind):
+    runners = augmented_runner(checkpoint.network, kind), half_runner(checkpoint.network, kind)
+    for sample in samples(checkpoint.specification.context):
+        exact, rounded = (runner(sample) for runner in runners)
+        assert np.mean(exact.labels == rounded.labels) > CLOSE
+        assert 0 < np.abs(exact.scores.astype(int) - rounded.scores).max() <= 2
 
 
 def test_the_network_itself_is_left_alone(checkpoint, samples):
