@@ -50,6 +50,9 @@ def parity_rows(parity: Mapping[str, Figures]) -> Iterator[tuple[str, str | Text
     for precision, figures in parity.items():
         if "reference" in figures and "runtime" in figures:
             yield f"{precision} parity", f"{figures['runtime']} against {figures['reference']}"
+        for way, judged in (figures.get("others") or {}).items():
+            if "passed" in judged:
+                yield f"{precision} parity", Text.assemble(f"{way}: ", _gate(judged))
         for shortfall in figures.get("shortfalls") or ():
             yield f"{precision} parity", Text(f"let through with --allow-drift: {shortfall}", "yellow")
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tomoscribe.engine.backends import choose_backend
+from tomoscribe.engine.backends.selection import parity_warning
 from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
 from tomoscribe.engine.clock import Recorder
 from tomoscribe.engine.intensity import IntensityStatistics, measure_intensity
@@ -35,8 +36,9 @@ from tomoscribe.engine.trimming import find_content
 
 __all__ = ["Segmenter", "plan_tiles", "segment"]
 
-# A slice of up to this many pixels is one tile; tiles of larger slices are no larger.
-TILE_PIXELS = 2**20
+# A slice of up to this many pixels is one tile; tiles of larger slices are no larger. Two streams of the bundled model,
+# in FP32, then stay under 700 MB (benchmarks/memory.py).
+TILE_PIXELS = 960**2
 # Small slices go to the backend together, up to this many pixels; more costs memory and gains nothing.
 BATCH_PIXELS = 2**18
 # A slot may be larger than this only if a single slice is.
@@ -66,6 +68,8 @@ class Segmenter:
     ) -> None:
         self.bundle = model if isinstance(model, Bundle) else Bundle.load(model or default_bundle())
         self._backend, self.reason = choose_backend(backend, self.bundle, precision=precision)
+        drift = parity_warning(self.bundle, self._backend.name, precision)
+        self._warnings = () if drift is None else (drift,)
 
     @property
     def backend(self) -> str:
@@ -131,7 +135,7 @@ class Segmenter:
             paths = OutputPaths.of(tomogram.path, None if output is None else Path(output), keep)
             paths.check(overwrite)
             rescaling = Rescaling.of(tomogram.geometry, specification)
-            warnings = tomogram.warnings
+            warnings = (*self._warnings, *tomogram.warnings)
             if rescaling is not None:
                 warnings += (rescaling.describe(rescale),)
             if not rescale:

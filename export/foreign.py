@@ -23,6 +23,7 @@ from tomoscribe.export.foreign_reading import ForeignNetwork, opset_of, read_net
 from tomoscribe.export.foreign_running import fitted, load, original_runner
 from tomoscribe.export.foreign_wrapping import wrap
 from tomoscribe.export.parity import Runner, onnxruntime_runner, remembered
+from tomoscribe.export.parity_openvino import openvino_runners
 from tomoscribe.export.parity_report import write_parity_report
 from tomoscribe.export.provenance import provenance
 from tomoscribe.export.samples import gather_samples
@@ -138,6 +139,7 @@ class _Wrapping:
             candidates = {runtime: wrapped[precision]}
             if precision == "fp16":  # the file holds its FP32 form to the gate of its own precision
                 candidates[f"{runtime}, the FP32 artifact"] = wrapped["fp32"]
+            candidates |= openvino_runners(precision, self._path(precision), self._specification)
             comparison = compare(precision, (by_hand, runner), candidates, samples, class_map)
             if not allow_drift:
                 comparison.check(self._path(precision))
