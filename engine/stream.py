@@ -84,8 +84,8 @@ def stream(
         z_range: first slice to label and one past the last; all of them if None. Context is read outside of it too,
             where a slice that is not finite gives way to the nearest slice of the range.
         invert: whether the contrast is turned over.
-        slots: how many sets of buffers there are, fewer where there is less work: one to be filled, one to be emptied,
-            and as many as the backend works on at the same time.
+        slots: how many sets of buffers there are, fewer where there is less work: as many as the backend works on at
+            the same time, and one that is emptied and filled again meanwhile.
         progress: called from the assembler thread with the number of slices that were just written.
         recorder: what is to know when each stage was at work, for a profile.
 

@@ -245,6 +245,9 @@ def test_options_reach_the_engine(run, make, tmp_path):
         assert (file.data != plain).any()
     assert (out / "a__overview.png").exists()
 
+    _, _, err = run(path, "-o", out, "--sample-only", "--overwrite")
+    assert "left out no slice" in err
+
 
 def test_mode0_decides_how_bytes_are_read(run, tmp_path):
     values = np.zeros((2, 16, 16), np.int8)

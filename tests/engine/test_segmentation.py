@@ -338,3 +338,14 @@ def test_the_disk_can_be_full_at_no_output_more_than_these(tomogram, tiny_bundle
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append(file), fsync(file)))
     segment(tomogram, model=tiny_bundle)
     assert len(calls) == 4
+
+
+def test_a_network_that_drifted_is_a_warning(tomogram, tiny_bundle):
+    bundle = replace(
+        Bundle.load(tiny_bundle), parity={"fp32": {"runtime": "ONNX Runtime 1.23.0, CPU", "passed": False}}
+    )
+    said = []
+    result = segment(tomogram, model=bundle, backend="onnxruntime", precision="fp32", warn=said.append)
+    assert list(result.warnings) == said
+    assert ["did not pass its parity gate" in line for line in said] == [True]
+    assert said == json.loads(result.sidecar.read_text())["warnings"]

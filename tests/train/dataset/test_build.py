@@ -10,13 +10,13 @@ import zarr
 
 from tomoscribe.engine.errors import OutputExistsError, ParameterError
 from tomoscribe.engine.intensity import intensity_of
+from tomoscribe.engine.trimming import Trim
 from tomoscribe.train.dataset import writing
 from tomoscribe.train.dataset.build import BadInputsError, build_dataset
 from tomoscribe.train.dataset.contract import IGNORE, SPLITS
 from tomoscribe.train.dataset.recipe import read_recipe
 from tomoscribe.train.dataset.sources import find_inputs
 from tomoscribe.train.dataset.storage import open_dataset
-from tomoscribe.engine.trimming import Trim
 from tomoscribe.train.phantom import draw_parameters, make_phantom
 
 
