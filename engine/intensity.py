@@ -19,9 +19,9 @@ from tomoscribe.engine.tomogram.contract import Tomogram
 __all__ = ["IntensityStatistics", "check_finite", "intensity_of", "measure_intensity", "sampled_slices"]
 
 _SLICES = 16
-# 2^18 pixels of each slice put the standard error of the mean at 1/2000 of the standard deviation, and bound the
-# memory of the sample at 16 MiB for slices of any size.
-_PIXELS_OF_A_SLICE = 2**18
+# 2^16 pixels of each slice put the standard error of the mean at 1/1000 of the standard deviation, and bound the
+# memory of the sample at 4 MiB for slices of any size.
+_PIXELS_OF_A_SLICE = 2**16
 _PERCENTILES = (0.5, 99.5)
 # Outside of this, the standard deviation or one over it is not a normal float32 number.
 _DEVIATIONS = (1e-30, 1e30)

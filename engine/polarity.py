@@ -10,9 +10,12 @@ real bright volume among them, and no whole cell: that is evidence for a warning
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscribe.engine.cores import usable_cores
 from tomoscribe.engine.intensity import sampled_slices
 from tomoscribe.engine.tomogram.contract import Tomogram
 
@@ -71,15 +74,25 @@ def density_skewness(slices: NDArray[np.float32]) -> float:
     Returns:
         The third standardised moment; 0 for slices without contrast.
     """
-    clipped = np.clip(slices, *np.percentile(slices, _PERCENTILES))
-    smooth = _box(_box(clipped, _NOISE), _NOISE)
-    detail = smooth - _box(_box(clipped, _GRADIENT), _GRADIENT)
-    deviation = float(detail.std(dtype=np.float64))
-    if deviation == 0:
+    # Every other pixel says as well where the percentiles lie.
+    low, high = np.percentile(slices[:, ::2, ::2], _PERCENTILES)
+    # Slices are filtered side by side, each in the cache of its core.
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        sums = list(pool.map(lambda image: _powers(np.clip(image, low, high)), slices))
+    first, second, third = np.sum(sums, axis=0) / slices.size
+    variance = second - first**2
+    # Where there is no contrast, nothing is left but what rounding left.
+    if variance <= 1e-12 * (high - low) ** 2:
         return 0.0
-    standardised = (detail - detail.mean()) / deviation
-    # Numpy's power of three is many times slower.
-    return float((standardised * standardised * standardised).mean(dtype=np.float64))
+    return float((third - 3 * first * second + 2 * first**3) / variance**1.5)
+
+
+def _powers(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the sums of the band-passed values, of their squares and of their cubes."""
+    smooth = _box(_box(image, _NOISE), _NOISE)
+    detail = smooth - _box(_box(image, _GRADIENT), _GRADIENT)
+    squares = detail * detail
+    return np.array([values.sum(dtype=np.float64) for values in (detail, squares, squares * detail)])
 
 
 def _middle(side: int) -> slice:
@@ -87,8 +100,8 @@ def _middle(side: int) -> slice:
     return slice(start, start + _WINDOW)
 
 
-def _box(slices: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def _box(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     from scipy.ndimage import uniform_filter  # here, because it takes longer to import than the rest of the engine
 
-    filtered: NDArray[np.float32] = uniform_filter(slices, (1, size, size))
+    filtered: NDArray[np.float32] = uniform_filter(image, size)
     return filtered

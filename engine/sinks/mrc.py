@@ -23,6 +23,8 @@ __all__ = ["ClassVolume", "LabelVolume", "ValueVolume", "mrc_dtype"]
 
 _LARGEST_INT8 = 127
 _TEXT_LINES = 10
+# So much is left in memory before the disk is told to begin.
+_UNWRITTEN_BYTES = 8 * 2**20
 
 
 class _MrcVolume:
@@ -44,6 +46,7 @@ class _MrcVolume:
         # The process writes with its own permissions and umask, which a file of the tempfile module would not have.
         self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
         self._file = -1
+        self._unwritten = 0
         with self._failure_named():
             self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             os.ftruncate(self._file, HEADER_SIZE + math.prod(geometry.shape) * self._dtype.itemsize)
@@ -97,7 +100,9 @@ class _MrcVolume:
                 for y in range(height):
                     self._write_at(HEADER_SIZE + (y * depth + start) * row_size, values[:, y])
             else:
-                self._write_at(HEADER_SIZE + start * height * row_size, values)
+                position = HEADER_SIZE + start * height * row_size
+                self._write_at(position, values)
+                self._begin_writing(position, values.nbytes)
 
     def _write_at(self, position: int, values: NDArray[np.generic]) -> None:
         view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
@@ -105,6 +110,18 @@ class _MrcVolume:
             count = os.pwrite(self._file, view, position)
             view = view[count:]
             position += count
+
+    def _begin_writing(self, position: int, size: int) -> None:
+        """Have the disk begin with what was written, once it is much, so that `prepare` has little to wait for.
+
+        Linux starts to write pages that it is told are not needed (posix_fadvise(2)), and keeps them until it has.
+        """
+        self._unwritten += size
+        if self._unwritten >= _UNWRITTEN_BYTES and hasattr(os, "posix_fadvise"):
+            first = position + size - self._unwritten
+            with contextlib.suppress(OSError):  # it is advice
+                os.posix_fadvise(self._file, first, self._unwritten, os.POSIX_FADV_DONTNEED)
+            self._unwritten = 0
 
     @contextlib.contextmanager
     def _failure_named(self) -> Iterator[None]:
@@ -278,8 +295,9 @@ class _Statistics:
             self._count += floats.size
             self._sum += float(floats.sum())
             self._sum_of_squares += float(floats @ floats)
-            self._smallest = min(self._smallest, float(floats.min()))
-            self._largest = max(self._largest, float(floats.max()))
+            # Bytes are compared many at a time.
+            self._smallest = min(self._smallest, float(slice_values.min()))
+            self._largest = max(self._largest, float(slice_values.max()))
 
     def of(self, count: int) -> tuple[float, float, float, float]:
         """Return minimum, maximum, mean and standard deviation of `count` values: those added, and 0 for the rest."""

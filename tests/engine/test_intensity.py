@@ -61,9 +61,9 @@ def test_gold_does_not_decide(array_tomogram):
 
 
 def test_large_slices_are_thinned_out_to_a_bounded_sample():
-    # 1030 × 1030 pixels are four times what is kept of a slice: every third column and row, so as not to exceed it.
-    values = np.zeros((1, 1030, 1030), np.float32)
-    values[:, ::3, ::3] = np.random.default_rng(0).normal(50, 5, (344, 344))
+    # 515 × 515 pixels are four times what is kept of a slice: every third column and row, so as not to exceed it.
+    values = np.zeros((1, 515, 515), np.float32)
+    values[:, ::3, ::3] = np.random.default_rng(0).normal(50, 5, (172, 172))
     found = intensity_of(values)
     assert found.mean == pytest.approx(50, abs=0.1)
     assert found.standard_deviation == pytest.approx(5, rel=0.05)
