@@ -1,0 +1,224 @@
+"""Order, sizes, lifetimes and failures of what a device does, with both libraries on a simulated driver."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from tomoscribe.engine.cuda import CudaError, Device, DeviceMemoryError
+from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
+
+
+@pytest.fixture
+def device(driver):
+    with Device(driver) as device:
+        yield device
+
+
+def test_a_device_says_what_it_is(device, simulator):
+    assert device.name == "Simulated A"
+    assert device.memory() == (simulator.capacity, simulator.capacity)
+    assert device.driver.name.endswith(" 1.0")
+    assert device.driver.name.split()[0] in ("cuda.bindings", "pycuda")
+
+
+def test_what_goes_up_comes_down_in_the_order_of_the_stream(device):
+    stream, buffer = device.stream(), device.buffer(48)
+    source, target = device.pinned((2, 6), np.float32), device.pinned((2, 6), np.float32)
+    source[:] = np.arange(12).reshape(2, 6)
+    target[:] = -1
+    stream.upload(buffer, source)
+    stream.download(target, buffer)
+    assert (target == -1).all()  # neither call waits
+    stream.synchronize()
+    np.testing.assert_array_equal(target, source)
+
+
+def test_a_smaller_array_and_a_part_of_one_are_copied_too(device):
+    stream, buffer = device.stream(), device.buffer(100)
+    whole, target = device.pinned((4, 5), np.uint8), device.pinned((2, 5), np.uint8)
+    whole[:] = np.arange(20).reshape(4, 5)
+    stream.upload(buffer, whole[1:3])
+    stream.download(target, buffer)
+    stream.synchronize()
+    np.testing.assert_array_equal(target, whole[1:3])
+
+
+def test_streams_wait_for_each_other_by_events(device):
+    up, down, ready = device.stream(), device.stream(), device.event()
+    buffer, source, target = device.buffer(8), device.pinned((8,), np.uint8), device.pinned((8,), np.uint8)
+    source[:], target[:] = 7, 0
+    up.upload(buffer, source)
+    ready.record(up)
+    down.wait(ready)
+    down.download(target, buffer)
+    down.synchronize()
+    assert (target == 7).all()
+
+
+def test_the_time_between_events(device):
+    stream, start, stop = device.stream(), device.event(timed=True), device.event(timed=True)
+    start.record(stream)
+    stop.record(stream)
+    start.synchronize()
+    stop.synchronize()
+    assert stop.milliseconds_since(start) > 0
+    with pytest.raises(CudaError, match="cuEventElapsedTime"):
+        device.event().milliseconds_since(start)
+
+
+@pytest.mark.parametrize("freed", ["buffer", "source"])
+def test_nothing_is_freed_while_a_copy_is_in_flight(device, simulator, freed):
+    stream, buffer, source = device.stream(), device.buffer(8), device.pinned((8,), np.uint8)
+    stream.upload(buffer, source)
+    simulator.calls.clear()
+    if freed == "buffer":
+        buffer.free()
+    else:
+        device.unpin(source)
+    assert [c for c in simulator.calls if "Ctx" not in c] == [
+        "cuStreamSynchronize",
+        "cuMemFree" if freed == "buffer" else "cuMemFreeHost",
+    ]
+
+
+@pytest.mark.parametrize("waiting", ["stream", "event"])
+def test_no_one_waits_for_copies_that_are_known_to_be_done(device, simulator, waiting):
+    stream, done = device.stream(), device.event()
+    first, second, source = device.buffer(8), device.buffer(8), device.pinned((8,), np.uint8)
+    stream.upload(first, source)
+    done.record(stream)
+    if waiting == "stream":
+        stream.synchronize()
+    else:
+        stream.upload(second, source)
+        done.synchronize()
+    simulator.calls.clear()
+    first.free()
+    assert "cuStreamSynchronize" not in simulator.calls
+    second.free()
+    assert ("cuStreamSynchronize" in simulator.calls) == (waiting == "event")
+
+
+def test_an_event_that_is_waited_for_twice_lets_no_later_copy_go(device, simulator):
+    stream, done = device.stream(), device.event()
+    buffer, source = device.buffer(8), device.pinned((8,), np.uint8)
+    stream.upload(buffer, source)
+    done.record(stream)
+    done.synchronize()
+    stream.upload(buffer, source)
+    done.synchronize()
+    simulator.calls.clear()
+    buffer.free()
+    assert "cuStreamSynchronize" in simulator.calls
+
+
+def test_closing_gives_everything_back_once_copies_are_done(driver, simulator):
+    device = Device(driver, 1)
+    assert device.name == "Simulated B"
+    stream, buffer, source = device.stream(), device.buffer(8), device.pinned((8,), np.uint8)
+    done = device.event()
+    stream.upload(buffer, source)
+    done.record(stream)
+    del stream, done
+    device.close()
+    device.close()
+    assert not simulator.device_memory
+    assert not simulator.host_memory
+    assert simulator.retained == 0
+    assert simulator.contexts == []
+    order = [simulator.calls.index(name) for name in ("cuStreamSynchronize", "cuMemFree", "cuDevicePrimaryCtxRelease")]
+    assert order == sorted(order)
+    assert simulator.calls.count("cuDevicePrimaryCtxRelease") == 1
+
+
+def test_closing_goes_on_after_a_failure_and_tells_the_first(driver, simulator):
+    device = Device(driver)
+    device.buffer(8)
+    device.pinned((8,), np.uint8)
+    simulator.failing = {"cuMemFree": "CUDA_ERROR_LOST", "cuMemFreeHost": "CUDA_ERROR_OUT_OF_MEMORY"}
+    with pytest.raises(CudaError, match=r"cuMemFree.*CUDA_ERROR_LOST"):
+        device.close()
+    assert "cuMemFreeHost" in simulator.calls
+    assert simulator.retained == 0
+
+
+def test_a_thread_that_entered_once_pushes_once(device, simulator):
+    simulator.calls.clear()
+    with device.current():
+        stream = device.stream()
+        stream.synchronize()
+    assert simulator.calls == ["cuCtxPushCurrent", "cuStreamCreate", "cuStreamSynchronize", "cuCtxPopCurrent"]
+    simulator.calls.clear()
+    thread = threading.Thread(target=stream.synchronize)
+    thread.start()
+    thread.join()
+    assert simulator.calls == ["cuCtxPushCurrent", "cuStreamSynchronize", "cuCtxPopCurrent"]
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_device_that_is_not_there(driver, index):
+    with pytest.raises(BackendUnavailableError, match=f"device {index}: .* found 0 to 1$"):
+        Device(driver, index)
+
+
+def test_no_device_at_all(driver, simulator):
+    simulator.devices = ()
+    with pytest.raises(BackendUnavailableError, match=r"found none$"):
+        Device(driver)
+
+
+def test_out_of_memory_is_an_error_of_its_own(device, simulator):
+    with pytest.raises(DeviceMemoryError, match="cuMemAlloc"):
+        device.buffer(simulator.capacity + 1)
+    simulator.failing["cuMemHostAlloc"] = "CUDA_ERROR_OUT_OF_MEMORY"
+    with pytest.raises(DeviceMemoryError, match="cuMemHostAlloc"):
+        device.pinned((3,), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "call", ["cuStreamCreate", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuEventRecord"]
+)
+def test_a_failure_names_the_call_in_one_line(device, simulator, call):
+    simulator.failing[call] = "CUDA_ERROR_LOST"
+    with pytest.raises(CudaError, match=call) as caught:  # noqa: PT012 - one of them fails
+        stream, buffer, array = device.stream(), device.buffer(8), device.pinned((8,), np.uint8)
+        stream.upload(buffer, array)
+        stream.download(array, buffer)
+        device.event().record(stream)
+        stream.synchronize()
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, DeviceMemoryError)
+
+
+def test_what_cannot_be_copied_is_refused_before_a_call(device, simulator):
+    stream, buffer, pinned = device.stream(), device.buffer(8), device.pinned((4, 4), np.uint8)
+    simulator.calls.clear()
+    for array in (np.zeros(8, np.uint8), pinned, pinned[:, :2]):
+        with pytest.raises(ParameterError, match=r"^CUDA copy: expected "):
+            stream.upload(buffer, array)
+        with pytest.raises(ParameterError, match=r"^CUDA copy: expected "):
+            stream.download(array, buffer)
+    with pytest.raises(ParameterError, match="at least one byte, found 0"):
+        device.buffer(0)
+    assert simulator.calls == []
+
+
+def test_a_driver_that_does_not_start_is_told(driver, simulator):
+    simulator.failing["cuInit"] = "CUDA_ERROR_LOST"
+    with pytest.raises(BackendUnavailableError, match=r"expected NVIDIA's driver.*doctor"):
+        type(driver)()
+
+
+@pytest.mark.parametrize(("module", "kind"), [("bindings", "CudaBindingsDriver"), ("pycuda", "PycudaDriver")])
+def test_a_library_that_is_not_installed_says_what_to_install(module, kind, monkeypatch):
+    import importlib
+    import sys
+
+    name = {"bindings": "cuda.bindings", "pycuda": "pycuda.driver"}[module]
+    monkeypatch.setitem(sys.modules, name, None)
+    adapter = getattr(importlib.import_module(f"tomoscribe.engine.cuda.{module}"), kind)
+    with pytest.raises(BackendUnavailableError, match="pip install"):
+        adapter()
