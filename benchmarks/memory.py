@@ -85,7 +85,8 @@ class InstantBackend:
 
 def segment_alone(task: dict[str, Any]) -> None:
     """Segment one tomogram in this process, and print the peak of its memory and the time as JSON."""
-    BACKENDS[InstantBackend.name] = lambda *_, **__: InstantBackend()
+    if task["backend"] == InstantBackend.name:  # or `auto` would take it
+        BACKENDS[InstantBackend.name] = lambda *_, **__: InstantBackend()
     if task["discard"]:
         OutputPaths.open_sinks = _only_sidecar
     start = time.perf_counter()

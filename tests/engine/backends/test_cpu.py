@@ -270,21 +270,19 @@ def test_int8_runs_the_form_for_the_cpu(build, make_bundle):
 
 
 def answer(backend, bundle, artifact):
-    """Whether a backend gives what an artifact does, and no other of the bundle."""
+    """Whether a backend gives what an artifact does, up to rounding, and is further from all others of the bundle."""
     (slot,) = backend.allocate(SlotShape(1, 1, 16, 16, CLASSES), 1)
     fill(slot, 1)
     backend.submit(slot)
     backend.wait(slot)
     backend.close()
     inputs = {"slices": slot.slices, "mean": slot.mean, "rstd": slot.rstd}
-    same = [
-        other
-        for other in bundle.artifacts
-        if np.array_equal(
-            ReferenceEvaluator(onnx.load(bundle.artifact_path(other))).run(["scores"], inputs)[0], slot.scores
-        )
-    ]
-    return same == [artifact]
+    far = {}
+    for other in bundle.artifacts:
+        (scores,) = ReferenceEvaluator(onnx.load(bundle.artifact_path(other))).run(["scores"], inputs)
+        far[other] = np.abs(scores.astype(int) - slot.scores).mean()
+    nearest, next_to_it = sorted(far, key=far.get)[:2]
+    return nearest == artifact and far[nearest] < min(1, far[next_to_it] / 2)
 
 
 def test_without_an_int8_network_one_line_says_how_to_get_it(build, make_bundle):
