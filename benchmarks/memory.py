@@ -10,7 +10,7 @@ not the page cache. Two curves:
 are read, intensities measured, slots filled and emptied, labels and class volumes written.
 *model*: the bundled model with the backend of `--backend` on the first `--model-slices` slices of the same files; all
 slices of 16 GB would take hours. Outputs have the full shape here too. What `auto` takes is found out before,
-by the parent, so that no other backend counts.
+by the parent, so that no other backend counts. Of `--repeats` runs the largest counts.
 
 The tomograms are sparse files with noise in some rows of every slice. The engine's outputs, six bytes a voxel with five
 classes, really are written, to `--folder`; `--discard` leaves the volumes out where the disk is too small (the labels
@@ -133,8 +133,14 @@ def measure_curves(
         path = write_noise(folder / "noise.mrc", (depth, side, side), rows=round(side * NOISY_SHARE))
         ways = {"engine": ("instant", depth), "model": (arguments.backend, min(prefix, depth))}
         for name, (backend, slices) in ways.items():
-            curves[name].append(measure(common | {"tomogram": str(path), "backend": backend, "slices": slices}))
-            shutil.rmtree(folder / "labels")
+            runs = []
+            # How the streams' allocations fall together is chance, and the worst case is what memory is needed for.
+            for _ in range(arguments.repeats if name == "model" else 1):
+                runs.append(measure(common | {"tomogram": str(path), "backend": backend, "slices": slices}))
+                shutil.rmtree(folder / "labels")
+            curves[name].append(
+                max(runs, key=lambda run: run["peak_bytes"]) | {"runs": [run["peak_bytes"] for run in runs]}
+            )
     return curves
 
 
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="height and width of a slice")
     parser.add_argument("--model", type=Path, default=default_bundle(), help="a bundle")
     parser.add_argument("--model-slices", type=int, help="that the model labels (12; quick: 4)")
+    parser.add_argument("--repeats", type=int, help="runs of the model, of which the largest counts (3; quick: 1)")
     parser.add_argument("--backend", default="auto", help="that runs the model")
     parser.add_argument("--folder", type=Path, help="where tomograms and outputs lie meanwhile")
     parser.add_argument("--discard", action="store_true", help="write no volumes")
@@ -176,6 +183,7 @@ def main() -> None:
     side = arguments.side
     depths = [round(size * 1e9 / 4 / side**2) for size in sizes]
     prefix = arguments.model_slices or (4 if arguments.quick else 12)
+    arguments.repeats = arguments.repeats or (1 if arguments.quick else 3)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         try:
             curves = measure_curves(arguments, depths, prefix, Path(folder))
