@@ -225,7 +225,7 @@ def test_the_engine_segments_with_it(linear_file, describe, tmp_path):
     bundle = bundle_from_onnx(linear_file(WEIGHTS, BIAS), tmp_path / "b", describe())
     volume = np.random.default_rng(0).normal(50, 9, (4, 40, 30)).astype(np.float32)
     mrcfile.write(tmp_path / "t.mrc", volume, voxel_size=15.0)
-    result = segment(tmp_path / "t.mrc", tmp_path / "out", model=bundle)
+    result = segment(tmp_path / "t.mrc", tmp_path / "out", model=bundle, precision="fp32")
     labels = mrcfile.read(result.labels)
     intensity = json.loads(result.sidecar.read_text())["intensity"]
     values = (volume - intensity["mean"]) / intensity["standard_deviation"]
