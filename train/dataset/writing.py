@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 from tomoscribe.engine.intensity import IntensityStatistics, check_finite, measure_intensity
 from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.tomogram import Tomogram
+from tomoscribe.engine.trimming import Trim, find_content
 from tomoscribe.train.dataset.annotations import Annotation
 from tomoscribe.train.dataset.contract import IGNORE
 from tomoscribe.train.dataset.folder import building
@@ -28,7 +29,6 @@ from tomoscribe.train.dataset.pairs import Input
 from tomoscribe.train.dataset.recipe import TileRule
 from tomoscribe.train.dataset.storage import ARRAYS_FOLDER, TomogramRecord
 from tomoscribe.train.dataset.tiling import Tiling
-from tomoscribe.engine.trimming import Trim, find_content
 
 __all__ = ["Survey", "find_survey", "survey", "write_intensity"]
 
