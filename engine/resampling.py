@@ -2,7 +2,7 @@
 
 The corners of a slice stay where they are: n pixels become m that cover exactly the same field of view. Where slices
 are shrunk, weights that fall linearly reach twice as far as an average over area, and leave less of the noise beyond
-what the larger pixels can show; benchmarks/rescaling.py compares what a network makes of both.
+what the larger pixels can show. The bundled network finds as much in both (benchmarks/results/rescaling.md).
 
 Scores are resampled so, and a label is the class of the highest score, background among them. A border then runs where
 two scores cross, between the centres of pixels, as it does in the score volumes. The nearest label would leave steps
