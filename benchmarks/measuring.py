@@ -11,18 +11,30 @@ import json
 import platform
 import statistics
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import mrcfile
 import numpy as np
 
+from tomoscribe.engine.backends.contract import Backend, Slot
 from tomoscribe.engine.machine import read_cores, read_memory
 
-__all__ = ["argument_parser", "circumstances", "interleaved", "markdown_table", "ratio", "save_results", "write_noise"]
+__all__ = [
+    "argument_parser",
+    "circumstances",
+    "interleaved",
+    "keep_busy",
+    "markdown_table",
+    "ratio",
+    "save_results",
+    "write_noise",
+]
 
 _PACKAGES = ("tomoscribe", "numpy", "onnxruntime", "openvino", "torch", "monai")
 
@@ -59,6 +71,24 @@ def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Return the median of the rounds' ratios: what slows one round down is in both of its figures."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def keep_busy(backend: Backend, slots: Sequence[Slot], count: int) -> None:
+    """Have a backend label so many slots, each again as soon as it is done, and return when all are.
+
+    Args:
+        backend: that of the slots.
+        slots: filled; their order is that in which they are submitted.
+        count: how many in all.
+    """
+    submitted: deque[Slot] = deque()
+    for _, slot in zip(range(count), cycle(slots), strict=False):
+        if len(submitted) == len(slots):
+            backend.wait(submitted.popleft())
+        backend.submit(slot)
+        submitted.append(slot)
+    while submitted:
+        backend.wait(submitted.popleft())
 
 
 def write_noise(

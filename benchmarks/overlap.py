@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from measuring import argument_parser, interleaved, markdown_table, ratio, save_results, write_noise
+from measuring import argument_parser, interleaved, keep_busy, markdown_table, ratio, save_results, write_noise
 
 from tomoscribe.engine import Bundle, ModelSpecification, Segmenter, default_bundle, open_tomogram
 from tomoscribe.engine.backends import choose_backend
@@ -47,15 +46,8 @@ def bare(backend: Backend, specification: ModelSpecification, path: Path) -> flo
             slot.mean[:], slot.rstd[:] = statistics.mean_and_rstd(len(slot.mean))
             tomogram.read_slices(number, slot.slices)
         count = tomogram.shape[0]
-    submitted: deque[int] = deque()
     start = time.perf_counter()
-    for number in range(count):
-        if len(submitted) == len(slots):
-            backend.wait(slots[submitted.popleft()])
-        submitted.append(number % len(slots))
-        backend.submit(slots[submitted[-1]])
-    while submitted:
-        backend.wait(slots[submitted.popleft()])
+    keep_busy(backend, slots, count)
     return time.perf_counter() - start
 
 

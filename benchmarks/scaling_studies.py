@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from measuring import interleaved, write_noise
+from measuring import interleaved, keep_busy, write_noise
 from scaling_figures import Curve, Results
 from scaling_overhead import overhead_runs, whole_slice_plan
 
@@ -263,21 +262,10 @@ def _seconds_per_pixel(backend: Backend, specification: ModelSpecification, side
     for slot in slots:
         slot.count = 1
         slot.slices[:] = generator.standard_normal(slot.slices.shape, np.float32)
-    _label(backend, slots, backend.streams)
+    keep_busy(backend, slots, backend.streams)
     start = time.perf_counter()
-    _label(backend, slots, tiles * backend.streams)
+    keep_busy(backend, slots, tiles * backend.streams)
     return (time.perf_counter() - start) / (tiles * backend.streams * side**2)
-
-
-def _label(backend: Backend, slots: Sequence[Any], count: int) -> None:
-    submitted: deque[int] = deque()
-    for number in range(count):
-        if len(submitted) == len(slots):
-            backend.wait(slots[submitted.popleft()])
-        submitted.append(number % len(slots))
-        backend.submit(slots[submitted[-1]])
-    while submitted:
-        backend.wait(slots[submitted.popleft()])
 
 
 def _curve(sizes: Iterable[int], run: Callable[[int], float], rounds: int) -> Curve:

@@ -34,6 +34,28 @@ def test_a_ratio_is_the_median_of_the_rounds(script):
     assert script("measuring").ratio([1, 20, 3], [1, 10, 1]) == 2
 
 
+@pytest.mark.parametrize("count", [0, 2, 3, 8])
+def test_a_busy_backend_labels_every_slot_in_turn_and_ends_idle(script, count):
+    class Backend:
+        def __init__(self):
+            self.at_work, self.submitted, self.most = [], [], 0
+
+        def submit(self, slot):
+            assert slot not in self.at_work
+            self.at_work.append(slot)
+            self.submitted.append(slot)
+            self.most = max(self.most, len(self.at_work))
+
+        def wait(self, slot):
+            assert slot == self.at_work.pop(0)
+
+    backend = Backend()
+    script("measuring").keep_busy(backend, ["a", "b", "c"], count)
+    assert "".join(backend.submitted) == "abcabcabc"[:count]
+    assert backend.most == min(count, 3)
+    assert not backend.at_work
+
+
 def test_a_table_lines_up(script):
     table = script("measuring").markdown_table(["name", "s"], [["a", "1.50"], ["longer", "10.00"]])
     assert table.splitlines() == [
