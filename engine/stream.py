@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ def stream(
     z_range: tuple[int, int] | None = None,
     invert: bool = False,
     slots: int = 3,
+    dtype: str = "float32",
+    kept: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
 ) -> StreamTimes:
@@ -86,6 +89,8 @@ def stream(
         invert: whether the contrast is turned over.
         slots: how many sets of buffers there are, fewer where there is less work: as many as the backend works on at
             the same time, and one that is emptied and filled again meanwhile.
+        dtype: what slices are handed to the backend in, one of its limits' dtypes: float32, or the tomogram's own.
+        kept: classes whose scores the sinks read; all of them if None.
         progress: called from the assembler thread with the number of slices that were just written.
         recorder: what is to know when each stage was at work, for a profile.
 
@@ -105,7 +110,14 @@ def stream(
     try:
         with clock.measure("total"):
             first, last = _checked_range(tomogram, plan, z_range, context, batch, slots)
-            shape = SlotShape(min(batch, last - first), context, *plan.tile_shape, classes)
+            shape = SlotShape(
+                min(batch, last - first),
+                context,
+                *plan.tile_shape,
+                classes,
+                dtype=dtype,
+                kept=None if kept is None else tuple(kept),
+            )
             runs = -(-(last - first) // shape.batch)
             # Where there is less work than slots, a backend may give more of the device to each.
             clock.slots = min(slots, runs * len(plan.tiles))
@@ -159,9 +171,9 @@ class _Reader:
         # A tile that is the slice, without padding, is read where it is needed.
         self._direct = plan.tile_shape == plan.slice_shape
         run_shape = (shape.batch + 2 * shape.context, *plan.slice_shape)
-        self._run = np.empty(run_shape if not self._direct else 0, np.float32)
+        self._run: NDArray[Any] = np.empty(run_shape if not self._direct else 0, shape.dtype)
         # What was read last, and z of its first slice.
-        self._held = np.empty((0, *plan.slice_shape), np.float32)
+        self._held: NDArray[Any] = np.empty((0, *plan.slice_shape), shape.dtype)
         self._held_first = 0
 
     def fill(self, job: Job) -> None:
@@ -173,7 +185,7 @@ class _Reader:
             self._read(job, self._run)
         self._plan.extract(job.tile, self._run, job.slot.slices)
 
-    def _read(self, job: Job, out: NDArray[np.float32]) -> None:
+    def _read(self, job: Job, out: NDArray[Any]) -> None:
         first = max(job.start - self._context, 0)
         stop = min(job.start + job.count + self._context, self._tomogram.shape[0])
         before = first - (job.start - self._context)
@@ -192,7 +204,7 @@ class _Reader:
         out[after:] = run[-1]
         self._held, self._held_first = run, first
 
-    def _make_finite(self, start: int, slices: NDArray[np.float32], known: int) -> None:
+    def _make_finite(self, start: int, slices: NDArray[Any], known: int) -> None:
         """Refuse slices of the range that are not finite, and replace such slices around it.
 
         Args:

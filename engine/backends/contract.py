@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "Slot", "SlotShape"]
+__all__ = ["Backend", "Slot", "SlotLimits", "SlotShape"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class SlotShape:
         height: rows of a tile in pixels.
         width: columns of a tile in pixels.
         classes: classes with background, the second axis of the scores.
+        dtype: of the slices, one of the backend's `SlotLimits.dtypes`.
+        kept: classes whose scores are read; a backend may leave those of the others unwritten. All if None.
     """
 
     batch: int
@@ -29,6 +31,23 @@ class SlotShape:
     height: int
     width: int
     classes: int
+    dtype: str = "float32"
+    kept: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SlotLimits:
+    """How large the slots are that suit a backend, and what may be in them.
+
+    Attributes:
+        tile_pixels: a slice of up to so many pixels is one tile; tiles of larger slices are no larger.
+        batch_pixels: small slices are labelled together up to so many pixels.
+        dtypes: which dtypes it takes slices in; float32 is always one of them.
+    """
+
+    tile_pixels: int
+    batch_pixels: int
+    dtypes: tuple[str, ...] = ("float32",)
 
 
 @dataclass
@@ -36,7 +55,7 @@ class Slot:
     """One reusable set of input and output buffers, laid out as the graph contract has them.
 
     Attributes:
-        slices: ``(n + 2k, h, w)`` float32, in the file's own intensity units.
+        slices: ``(n + 2k, h, w)`` of the shape's dtype, in the file's own intensity units.
         mean: ``(n + 2k,)`` float32, the intensity mean of each slice.
         rstd: ``(n + 2k,)`` float32, one over the standard deviation; negative for inverted contrast.
         labels: ``(n, h, w)`` uint8, written by the backend.
@@ -45,7 +64,7 @@ class Slot:
             their size and a backend may work on all of them, so the rest of the inputs must hold finite numbers.
     """
 
-    slices: NDArray[np.float32]
+    slices: NDArray[Any]
     mean: NDArray[np.float32]
     rstd: NDArray[np.float32]
     labels: NDArray[np.uint8]
@@ -72,6 +91,11 @@ class Backend(Protocol):
     @property
     def streams(self) -> int:
         """Slots that it works on at the same time; so many have to be submitted for it to be busy."""
+        ...
+
+    @property
+    def limits(self) -> SlotLimits:
+        """How large the slots are that suit it."""
         ...
 
     def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:

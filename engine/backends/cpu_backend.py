@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tomoscribe.engine.backends.contract import Slot, SlotShape
+from tomoscribe.engine.backends.contract import Slot, SlotLimits, SlotShape
 from tomoscribe.engine.backends.cpu import (
     allocate_slots,
     choose_artifact,
@@ -19,7 +19,11 @@ from tomoscribe.engine.backends.cpu import (
 from tomoscribe.engine.bundle import Bundle
 from tomoscribe.engine.errors import BackendError, BundleError
 
-__all__ = ["CpuBackend", "Work"]
+__all__ = ["CPU_LIMITS", "CpuBackend", "Work"]
+
+# With tiles of so many pixels two streams of the bundled model, in FP32, stay under 700 MB (benchmarks/memory.py).
+# Larger batches cost memory and gain nothing.
+CPU_LIMITS = SlotLimits(tile_pixels=960**2, batch_pixels=2**18)
 
 
 class Work(ABC):
@@ -86,6 +90,11 @@ class CpuBackend(ABC):
     def streams(self) -> int:
         """Slots that it works on at the same time."""
         return self._streams
+
+    @property
+    def limits(self) -> SlotLimits:
+        """How large the slots are that suit it."""
+        return CPU_LIMITS
 
     def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
         """Return `count` slots in ordinary memory; fewer than there are streams share all the threads.

@@ -31,7 +31,8 @@ class Sink(Protocol):
         Args:
             start: z of the first slice.
             labels: ``(n, y, x)`` uint8.
-            scores: ``(n, classes, y, x)`` uint8, probability × 255, background first.
+            scores: ``(n, classes, y, x)`` uint8, probability × 255, background first. Those of classes that no sink
+                was opened for may be anything.
 
         Raises:
             OutputError: the disk is full or the file cannot be written.

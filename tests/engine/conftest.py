@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import threading
 from collections import Counter
 from itertools import count
@@ -12,7 +13,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from tomoscribe.engine.backends.contract import Slot
+from tomoscribe.engine.backends.contract import Slot, SlotLimits
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.intensity import IntensityStatistics, intensity_of
 from tomoscribe.engine.stream import stream
@@ -23,6 +24,7 @@ CLASSES = 3
 # Powers of two, so that normalised values are exact.
 STATISTICS = IntensityStatistics(16.0, 0.5)
 VOLUME_SHAPE = (7, 45, 38)
+SIMULATION = runpy.run_path(str(Path(__file__).parent / "cuda" / "simulation.py"))
 
 
 class ArrayTomogram(Tomogram):
@@ -76,6 +78,8 @@ class FakeBackend:
 
     name = "fake"
     description = "numpy"
+    streams = 2
+    limits = SlotLimits(960**2, 2**18, ("float32", "float16", "int16", "int8"))
 
     def __init__(self, trouble=None):
         self.trouble = trouble or {}
@@ -94,7 +98,7 @@ class FakeBackend:
         inputs, tile = shape.batch + 2 * shape.context, (shape.height, shape.width)
         self.slots = [
             Slot(
-                np.full((inputs, *tile), np.nan, np.float32),
+                np.full((inputs, *tile), np.nan if "float" in shape.dtype else 99, shape.dtype),
                 np.full(inputs, np.nan, np.float32),
                 np.full(inputs, np.nan, np.float32),
                 np.zeros((shape.batch, *tile), np.uint8),
@@ -271,3 +275,21 @@ def no_thread_is_left():
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def simulator():
+    """CUDA's driver, without a device."""
+    return SIMULATION["Simulator"]()
+
+
+@pytest.fixture
+def simulate(simulator, monkeypatch):
+    """Put a library that calls CUDA's driver on the simulator, the only one that is installed; return its adapter."""
+    return lambda library: SIMULATION["install"](library, simulator, monkeypatch)
+
+
+@pytest.fixture(params=SIMULATION["LIBRARIES"])
+def driver(request, simulate):
+    """Each library's adapter, on the simulator."""
+    return simulate(request.param)

@@ -24,9 +24,12 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
     invert=st.booleans(),
     z_cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     dtype=st.sampled_from([np.int8, np.int16, np.float16, np.float32]),
+    as_stored=st.booleans(),
 )
 @settings(max_examples=80)
-def test_labels_are_those_of_a_loop_over_slices(fakes, shape, context, batch, largest, slots, invert, z_cut, dtype):
+def test_labels_are_those_of_a_loop_over_slices(
+    fakes, shape, context, batch, largest, slots, invert, z_cut, dtype, as_stored
+):
     values = fakes.volume(*shape, dtype)
     first, last = sorted(round(cut * shape[0]) for cut in z_cut)
     z_range = (first, last) if first < last else None
@@ -46,6 +49,8 @@ def test_labels_are_those_of_a_loop_over_slices(fakes, shape, context, batch, la
         invert=invert,
         z_range=z_range,
         progress=advanced.append,
+        dtype=values.dtype.name if as_stored else "float32",
+        kept=(1, 2),
     )
     expected = fakes.reference(values, context, invert)
     np.testing.assert_array_equal(sink.labels[first:last], expected[first:last])
@@ -56,6 +61,8 @@ def test_labels_are_those_of_a_loop_over_slices(fakes, shape, context, batch, la
     assert sum(advanced) == last - first
     assert (sink.calls["commit"], sink.calls["abort"]) == (1, 0)
     assert not backend.calls["cancel"]
+    assert all(slot.slices.dtype == (values.dtype if as_stored else np.float32) for slot in backend.slots)
+    assert backend.shape.kept == (1, 2)
     # No more than there are tiles to fill them with.
     assert len(backend.slots) == min(slots, len(sink.starts) * len(plan.tiles))
 
