@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscribe.engine.cuda.driver import CudaError, DeviceMemoryError
+from tomoscribe.engine.cuda.driver import CudaError, DeviceFacts, DeviceMemoryError
 from tomoscribe.engine.errors import BackendUnavailableError
 
 __all__ = ["CudaBindingsDriver"]
@@ -21,6 +22,8 @@ class CudaBindingsDriver:
     Raises:
         BackendUnavailableError: the package, or NVIDIA's driver, is not there.
     """
+
+    has_graphs = True
 
     def __init__(self) -> None:
         try:
@@ -47,6 +50,21 @@ class CudaBindingsDriver:
         """Return how many devices there are."""
         return int(self._call("cuDeviceGetCount"))
 
+    def facts(self, index: int) -> DeviceFacts:
+        """Return what a device is."""
+        device, attributes = self._device(index), self._cuda.CUdevice_attribute
+        raw: bytes = self._call("cuDeviceGetName", 256, device)
+        major = self._call("cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+        minor = self._call("cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+        return DeviceFacts(
+            name=raw.split(b"\0")[0].decode(errors="replace"),
+            compute_capability=f"{major}.{minor}",
+            multiprocessors=self._call(
+                "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device
+            ),
+            memory=self._call("cuDeviceTotalMem", device),
+        )
+
     def retain_context(self, index: int) -> Any:  # noqa: ANN401 - the library's own
         """Return a device's primary context."""
         return self._call("cuDevicePrimaryCtxRetain", self._device(index))
@@ -62,11 +80,6 @@ class CudaBindingsDriver:
     def pop_context(self) -> None:
         """Give the calling thread back the context that it had before."""
         self._call("cuCtxPopCurrent")
-
-    def describe(self, index: int) -> str:
-        """Return the name of a device."""
-        raw: bytes = self._call("cuDeviceGetName", 256, self._device(index))
-        return raw.split(b"\0")[0].decode(errors="replace")
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes that are free on the device, and all that it has."""
@@ -135,6 +148,45 @@ class CudaBindingsDriver:
     def destroy_event(self, event: Any) -> None:  # noqa: ANN401
         """Give an event back."""
         self._call("cuEventDestroy", event)
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:  # noqa: ANN401
+        """Return a kernel of a PTX text, compiled for the device."""
+        # The text ends with a zero byte (cuModuleLoadData).
+        module = self._call("cuModuleLoadData", ptx + b"\0")
+        return module, self._call("cuModuleGetFunction", module, name.encode())
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: Sequence[int], stream: int) -> None:  # noqa: ANN401
+        """Put a kernel into a stream, in so many blocks of so many threads."""
+        typed = tuple(arguments), (ctypes.c_uint64,) * len(arguments)
+        _, function = kernel
+        self._call("cuLaunchKernel", function, blocks, 1, 1, threads, 1, 1, 0, stream, typed, 0)
+
+    def unload_kernel(self, kernel: Any) -> None:  # noqa: ANN401
+        """Give a kernel back."""
+        module, _ = kernel
+        self._call("cuModuleUnload", module)
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what this thread puts into a stream from now on, in place of doing it."""
+        # Other threads allocate and copy meanwhile.
+        modes = self._cuda.CUstreamCaptureMode
+        self._call("cuStreamBeginCapture", stream, modes.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> Any:  # noqa: ANN401
+        """Return what was recorded, ready to be launched."""
+        recorded = self._call("cuStreamEndCapture", stream)
+        try:
+            return self._call("cuGraphInstantiate", recorded, 0)
+        finally:
+            self._call("cuGraphDestroy", recorded)
+
+    def launch_graph(self, graph: Any, stream: int) -> None:  # noqa: ANN401
+        """Put all that was recorded into a stream."""
+        self._call("cuGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: Any) -> None:  # noqa: ANN401
+        """Give back what was recorded."""
+        self._call("cuGraphExecDestroy", graph)
 
     def _device(self, index: int) -> Any:  # noqa: ANN401
         return self._call("cuDeviceGet", index)

@@ -1,7 +1,7 @@
 """A CUDA device: pinned arrays, buffers, streams and events, whose lifetimes are looked after here.
 
-A copy runs on after the call that asked for it has returned. So a stream remembers what its copies read and write until
-they are known to be done, and nothing that a copy may still touch is freed: who frees it waits. `Device.close` gives
+Work runs on after the call that asked for it has returned. So a stream remembers what its work reads and writes until
+it is known to be done, and nothing that it may still touch is freed: who frees it waits. `Device.close` gives
 everything back in the one order that is safe.
 """
 
@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tomoscribe.engine.cuda.driver import CudaError, Driver
+from tomoscribe.engine.cuda.driver import CudaError, DeviceFacts, Driver, GraphDriver
+from tomoscribe.engine.cuda.stream import Buffer, Event, Stream
+from tomoscribe.engine.cuda.work import Graph, Kernel
 from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
 
-__all__ = ["Buffer", "Device", "Event", "Stream"]
+__all__ = ["Device"]
+
+
+class _Owned(Protocol):
+    def destroy(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Owned)
+
+# Nothing is given back before what may still use it.
+_ORDER = (Graph, Kernel, Event, Stream, Buffer)
 
 
 class Device:
@@ -50,15 +61,13 @@ class Device:
             found = f"0 to {count - 1}" if count else "none"
             raise BackendUnavailableError(f"CUDA device {index}: expected one of those that there are, found {found}")
         self.driver, self.index = driver, index
+        self._facts = driver.facts(index)
+        self.name = self._facts.name
         self._context = driver.retain_context(index)
         self._entered = threading.local()
-        self._streams: list[Stream] = []
-        self._events: list[Event] = []
-        self._buffers: list[Buffer] = []
+        self._owned: list[_Owned] = []
         self._pinned: dict[int, NDArray[np.uint8]] = {}
         self._closed = False
-        with self.current():
-            self.name = driver.describe(index)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -73,6 +82,25 @@ class Device:
             self._entered.depth = depth
             if depth == 0:
                 self.driver.pop_context()
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything was given back."""
+        return self._closed
+
+    def facts(self) -> DeviceFacts:
+        """Return what the device is."""
+        return self._facts
+
+    def graph_driver(self) -> GraphDriver:
+        """Return the driver, if it has CUDA graphs.
+
+        Raises:
+            CudaError: it has not.
+        """
+        if not self.driver.has_graphs:
+            raise CudaError(f"expected a library that has CUDA graphs, found {self.driver.name}, which has none")
+        return cast(GraphDriver, self.driver)
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes that are free on the device, and all that it has."""
@@ -106,24 +134,26 @@ class Device:
         Raises:
             DeviceMemoryError: the device has not that much left.
         """
-        buffer = Buffer(self, size)
-        self._buffers.append(buffer)
-        return buffer
+        return self.keep(Buffer(self, size))
 
     def stream(self) -> Stream:
         """Return a new stream."""
-        stream = Stream(self)
-        self._streams.append(stream)
-        return stream
+        return self.keep(Stream(self))
 
     def event(self, *, timed: bool = False) -> Event:
         """Return a new event, whose time can be had if it is `timed`."""
-        event = Event(self, timed=timed)
-        self._events.append(event)
-        return event
+        return self.keep(Event(self, timed=timed))
+
+    def kernel(self, ptx: bytes, name: str) -> Kernel:
+        """Return a kernel of a PTX text; it is the device's until `close`.
+
+        Raises:
+            CudaError: the text cannot be compiled for the device, or has no such kernel.
+        """
+        return self.keep(Kernel(self, ptx, name))
 
     def close(self) -> None:
-        """Wait for all copies and give everything back; closing twice is fine.
+        """Wait for all work and give everything back; closing twice is fine.
 
         Raises:
             CudaError: the first call that failed; all others were made nevertheless.
@@ -139,21 +169,18 @@ class Device:
             except CudaError as error:
                 errors.append(error)
 
-        driver = self.driver
         with self.current():
-            for stream in self._streams:
+            for stream in self._streams():
                 attempt(stream.synchronize)
-            for event in self._events:
-                attempt(driver.destroy_event, event.handle)
-            for stream in self._streams:
-                attempt(driver.destroy_stream, stream.handle)
-            for buffer in self._buffers:
-                attempt(driver.free, buffer.address)
+            for kind in _ORDER:
+                for owned in self._owned:
+                    if isinstance(owned, kind):
+                        attempt(owned.destroy)
             for memory in self._pinned.values():
-                attempt(driver.free_pinned, memory)
-        attempt(driver.release_context, self.index, self._context)
-        for held in (self._events, self._streams, self._buffers, self._pinned):
-            held.clear()
+                attempt(self.driver.free_pinned, memory)
+        attempt(self.driver.release_context, self.index, self._context)
+        self._owned.clear()
+        self._pinned.clear()
         if errors:
             raise errors[0]
 
@@ -165,15 +192,19 @@ class Device:
     ) -> None:
         self.close()
 
-    def _forget(self, buffer: Buffer) -> None:
-        self._buffers.remove(buffer)
+    def keep(self, owned: T) -> T:
+        """Give something back in `close` that was made on this device."""
+        self._owned.append(owned)
+        return owned
 
-    def _wait_for_users(self, memory: object) -> None:
-        for stream in self._streams:
-            if stream.uses(memory):
-                stream.synchronize()
+    def let_go(self, owned: _Owned) -> None:
+        """Give something back that was kept, once nothing that is in a stream uses it."""
+        with self.current():
+            self._wait_for_users(owned)
+            self._owned.remove(owned)
+            owned.destroy()
 
-    def _memory_of(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+    def memory_of(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the pinned memory that an array lies in.
 
         Raises:
@@ -185,142 +216,13 @@ class Device:
                 return memory
         raise ParameterError("CUDA copy: expected an array that this device has pinned, found another")
 
+    def _wait_for_users(self, held: object) -> None:
+        for stream in self._streams():
+            if stream.uses(held):
+                stream.synchronize()
 
-class Buffer:
-    """Memory of a device.
-
-    Attributes:
-        address: on the device.
-        size: in bytes.
-    """
-
-    def __init__(self, device: Device, size: int) -> None:
-        if size < 1:
-            raise ParameterError(f"CUDA buffer: expected at least one byte, found {size}")
-        self.size = size
-        self._device = device
-        with device.current():
-            self.address = device.driver.allocate(size)
-
-    def free(self) -> None:
-        """Give the memory back, once no copy reads or writes it."""
-        with self._device.current():
-            self._device._wait_for_users(self)
-            self._device._forget(self)
-            self._device.driver.free(self.address)
-
-
-class Stream:
-    """Work that a device does in the order in which it was put here.
-
-    Attributes:
-        handle: what TensorRT and ONNX Runtime take for a stream.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._lock = threading.Lock()
-        # What copies read and write, oldest first, and how much of it was let go.
-        self._held: deque[object] = deque()
-        self._let_go = 0
-        with device.current():
-            self.handle = device.driver.create_stream()
-
-    def upload(self, buffer: Buffer, source: NDArray[Any]) -> None:
-        """Copy a pinned array to the beginning of a buffer, and return at once.
-
-        Raises:
-            ParameterError: the array is not pinned by the device, is not contiguous, or is larger than the buffer.
-        """
-        memory = self._check(buffer, source)
-        with self._device.current():
-            self._hold(buffer, memory)
-            self._device.driver.upload(buffer.address, source, self.handle)
-
-    def download(self, target: NDArray[Any], buffer: Buffer) -> None:
-        """Copy the beginning of a buffer to a pinned array, and return at once.
-
-        Raises:
-            ParameterError: as `upload`.
-        """
-        memory = self._check(buffer, target)
-        with self._device.current():
-            self._hold(buffer, memory)
-            self._device.driver.download(target, buffer.address, self.handle)
-
-    def wait(self, event: Event) -> None:
-        """Have what comes into this stream from now on wait for an event."""
-        with self._device.current():
-            self._device.driver.wait_for_event(self.handle, event.handle)
-
-    def synchronize(self) -> None:
-        """Return when all is done that is in the stream."""
-        mark = self.mark()
-        with self._device.current():
-            self._device.driver.synchronize_stream(self.handle)
-        self.let_go(mark)
-
-    def uses(self, memory: object) -> bool:
-        """Return whether a copy that may not be done reads or writes a buffer, or pinned memory."""
-        with self._lock:
-            return any(held is memory for held in self._held)
-
-    def mark(self) -> int:
-        """Return what stands for all that was put into the stream so far; `let_go` takes it."""
-        with self._lock:
-            return self._let_go + len(self._held)
-
-    def let_go(self, mark: int) -> None:
-        """Forget what copies held up to a mark, for they are done."""
-        with self._lock:
-            while self._let_go < mark:
-                self._held.popleft()
-                self._let_go += 1
-
-    def _hold(self, *memory: object) -> None:
-        with self._lock:
-            self._held.extend(memory)
-
-    def _check(self, buffer: Buffer, array: NDArray[Any]) -> NDArray[np.uint8]:
-        if not array.flags.c_contiguous or array.nbytes > buffer.size:
-            raise ParameterError(
-                f"CUDA copy: expected a contiguous array of at most {buffer.size} bytes, found "
-                f"{'one' if array.flags.c_contiguous else 'one that is not, and'} of {array.nbytes}"
-            )
-        return self._device._memory_of(array)
-
-
-class Event:
-    """A place in a stream that other streams and the host can wait for.
-
-    Attributes:
-        handle: what the driver knows it by.
-    """
-
-    def __init__(self, device: Device, *, timed: bool) -> None:
-        self._device = device
-        self._recorded: tuple[Stream, int] | None = None
-        with device.current():
-            self.handle = device.driver.create_event(timed=timed)
-
-    def record(self, stream: Stream) -> None:
-        """Have the event happen when all is done that is in a stream so far."""
-        with self._device.current():
-            self._recorded = stream, stream.mark()
-            self._device.driver.record_event(self.handle, stream.handle)
-
-    def synchronize(self) -> None:
-        """Return when the event has happened; at once if it was never recorded."""
-        with self._device.current():
-            self._device.driver.synchronize_event(self.handle)
-        if self._recorded is not None:
-            stream, mark = self._recorded
-            stream.let_go(mark)
-
-    def milliseconds_since(self, start: Event) -> float:
-        """Return the time since another event; both are timed and have happened."""
-        with self._device.current():
-            return self._device.driver.milliseconds_between(start.handle, self.handle)
+    def _streams(self) -> list[Stream]:
+        return [owned for owned in self._owned if isinstance(owned, Stream)]
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from tomoscribe.engine.errors import BackendError
 
-__all__ = ["CudaError", "DeviceMemoryError", "Driver"]
+__all__ = ["CudaError", "DeviceFacts", "DeviceMemoryError", "Driver", "GraphDriver"]
 
 
 class CudaError(BackendError):
@@ -20,14 +22,37 @@ class DeviceMemoryError(CudaError):
     """The device, or what can be pinned of the machine's memory, does not suffice."""
 
 
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device is.
+
+    Attributes:
+        name: such as ``NVIDIA H200``.
+        compute_capability: such as ``9.0``.
+        multiprocessors: streaming multiprocessors.
+        memory: all that it has, in bytes.
+    """
+
+    name: str
+    compute_capability: str
+    multiprocessors: int
+    memory: int
+
+
 class Driver(Protocol):
     """A library that calls CUDA's driver.
 
-    Handles are the library's own; addresses are numbers. All but the first three need a context that is current in the
-    calling thread. Nothing here keeps what a copy reads or writes alive: that is the duty of `Device`.
+    Handles are the library's own; addresses are numbers. What comes after `push_context`, but for `facts`, needs a
+    context that is current in the calling thread. Nothing here keeps what a copy reads or writes alive: that is the
+    duty of `Device`.
 
     Every call raises `CudaError` with its name where it fails, `DeviceMemoryError` where memory is what is lacking.
+
+    Attributes:
+        has_graphs: whether it is a `GraphDriver`.
     """
+
+    has_graphs: bool
 
     @property
     def name(self) -> str:
@@ -36,6 +61,10 @@ class Driver(Protocol):
 
     def count_devices(self) -> int:
         """Return how many devices there are."""
+        ...
+
+    def facts(self, index: int) -> DeviceFacts:
+        """Return what a device is."""
         ...
 
     def retain_context(self, index: int) -> Any:  # noqa: ANN401 - the library's own
@@ -52,10 +81,6 @@ class Driver(Protocol):
 
     def pop_context(self) -> None:
         """Give the calling thread back the context that it had before."""
-        ...
-
-    def describe(self, index: int) -> str:
-        """Return the name of a device."""
         ...
 
     def memory(self) -> tuple[int, int]:
@@ -120,4 +145,36 @@ class Driver(Protocol):
 
     def destroy_event(self, event: Any) -> None:  # noqa: ANN401
         """Give an event back."""
+        ...
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:  # noqa: ANN401
+        """Return a kernel of a PTX text, compiled for the device."""
+        ...
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: Sequence[int], stream: int) -> None:  # noqa: ANN401
+        """Put a kernel into a stream, in so many blocks of so many threads; its arguments are of 64 bits each."""
+        ...
+
+    def unload_kernel(self, kernel: Any) -> None:  # noqa: ANN401
+        """Give a kernel back."""
+        ...
+
+
+class GraphDriver(Driver, Protocol):
+    """A library that also has CUDA graphs: work that is recorded once and launched as a whole."""
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what this thread puts into a stream from now on, in place of doing it."""
+        ...
+
+    def end_capture(self, stream: int) -> Any:  # noqa: ANN401
+        """Return what was recorded, ready to be launched."""
+        ...
+
+    def launch_graph(self, graph: Any, stream: int) -> None:  # noqa: ANN401
+        """Put all that was recorded into a stream."""
+        ...
+
+    def destroy_graph(self, graph: Any) -> None:  # noqa: ANN401
+        """Give back what was recorded."""
         ...

@@ -6,14 +6,14 @@ Its objects free what they hold when Python forgets them, so the adapter keeps e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscribe.engine.cuda.driver import CudaError, DeviceMemoryError
+from tomoscribe.engine.cuda.driver import CudaError, DeviceFacts, DeviceMemoryError
 from tomoscribe.engine.errors import BackendUnavailableError
 
 __all__ = ["PycudaDriver"]
@@ -28,6 +28,8 @@ class PycudaDriver:
     Raises:
         BackendUnavailableError: the package, or NVIDIA's driver, is not there.
     """
+
+    has_graphs = False
 
     def __init__(self) -> None:
         try:
@@ -58,6 +60,19 @@ class PycudaDriver:
         with self._named():
             return int(self._cuda.Device.count())
 
+    def facts(self, index: int) -> DeviceFacts:
+        """Return what a device is."""
+        with self._named():
+            device, attributes = self._cuda.Device(index), self._cuda.device_attribute
+            major = device.get_attribute(attributes.COMPUTE_CAPABILITY_MAJOR)
+            minor = device.get_attribute(attributes.COMPUTE_CAPABILITY_MINOR)
+            return DeviceFacts(
+                name=str(device.name()),
+                compute_capability=f"{major}.{minor}",
+                multiprocessors=int(device.get_attribute(attributes.MULTIPROCESSOR_COUNT)),
+                memory=int(device.total_memory()),
+            )
+
     def retain_context(self, index: int) -> Any:  # noqa: ANN401 - the library's own
         """Return a device's primary context."""
         with self._named():
@@ -77,11 +92,6 @@ class PycudaDriver:
         """Give the calling thread back the context that it had before."""
         with self._named():
             self._cuda.Context.pop()
-
-    def describe(self, index: int) -> str:
-        """Return the name of a device."""
-        with self._named():
-            return str(self._cuda.Device(index).name())
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes that are free on the device, and all that it has."""
@@ -170,6 +180,21 @@ class PycudaDriver:
 
     def destroy_event(self, event: Any) -> None:  # noqa: ANN401
         """Give an event back, which pycuda does once no one has it."""
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:  # noqa: ANN401
+        """Return a kernel of a PTX text, compiled for the device."""
+        with self._named():
+            # The function keeps its module.
+            return self._cuda.module_from_buffer(ptx + b"\0").get_function(name)
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: Sequence[int], stream: int) -> None:  # noqa: ANN401
+        """Put a kernel into a stream, in so many blocks of so many threads."""
+        with self._named():
+            prepared = kernel.prepare("Q" * len(arguments))
+            prepared.prepared_async_call((blocks, 1), (threads, 1, 1), self._streams[stream], *arguments)
+
+    def unload_kernel(self, kernel: Any) -> None:  # noqa: ANN401
+        """Give a kernel back, which pycuda does once no one has it."""
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
