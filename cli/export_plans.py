@@ -27,14 +27,17 @@ def parse_slice_size(text: str) -> tuple[int, int]:
 
 
 def check_tensorrt() -> None:
-    """Refuse to begin where there is no TensorRT that is known to work.
+    """Refuse to begin where there is no TensorRT that is known to work, or no GPU.
 
     Raises:
         BackendUnavailableError: with what to install.
+        CudaError: the GPU cannot be used.
     """
-    from tomoscribe.engine.plan_loading import tensorrt_version
+    from tomoscribe.engine.cuda import Device, load_driver
+    from tomoscribe.engine.plans.loading import tensorrt_version
 
     tensorrt_version()
+    Device(load_driver()).close()
 
 
 def build_plans(
@@ -62,8 +65,9 @@ def build_plans(
     Raises:
         TomoscribeError: as `tomoscribe.export.tensorrt.build_plan` says.
     """
+    from tomoscribe.engine.plans.shapes import plan_shapes
     from tomoscribe.export.samples import gather_samples
-    from tomoscribe.export.tensorrt import build_plan, plan_shapes
+    from tomoscribe.export.tensorrt import build_plan
 
     progress("slices to compare on")
     samples = gather_samples(bundle.specification, tomograms, quantised=False).parity

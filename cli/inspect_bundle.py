@@ -22,7 +22,7 @@ from tomoscribe.cli.parity_page import parity_rows, parity_table
 from tomoscribe.cli.trials import try_backends
 from tomoscribe.engine.bundle import Bundle
 from tomoscribe.engine.errors import BundleError
-from tomoscribe.engine.plan import PLANS, PlanFile
+from tomoscribe.engine.plans import PLANS, PlanFile
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,7 +19,7 @@ from tomoscribe.cli.parity_page import parity_rows, parity_table
 from tomoscribe.engine.bundle import Bundle
 from tomoscribe.engine.errors import BundleError
 from tomoscribe.engine.machine import read_driver
-from tomoscribe.engine.plan import PlanError, PlanFile, PlanIdentity, rebuild_command
+from tomoscribe.engine.plans import PlanError, PlanFile, PlanIdentity, rebuild_command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,6 +77,8 @@ def inspect_plan(path: Path) -> Inspection:
         *((key, _in_words(value)) for key, value in plan.facts.items() if key != "parity"),
     ]
     parity = plan.facts.get("parity")
+    if parity is None:
+        rows.append(("parity", "not measured; tomoscribe export --tensorrt does that"))
     sections: list[RenderableType] = [facts_table(rows), _need_table(needs), _verdict(path, identity, needs)]
     if isinstance(parity, dict):
         figures = {identity.precision: parity}

@@ -9,7 +9,7 @@
     ├── IntensityError            (ValueError)         values that cannot be normalised: NaN, constant
     ├── BundleError               (ValueError)         a model bundle that is incomplete, altered or unsuitable
     │   ├── ParityError           (export.parity)      an artifact that does not answer as its network
-    │   └── PlanError             (engine.plan)        a TensorRT plan that cannot be used here
+    │   └── PlanError             (engine.plans)       a TensorRT plan that cannot be used here
     ├── OutputExistsError         (FileExistsError)    an output is already there and may not be replaced
     ├── OutputError               (OSError)            an output cannot be written
     ├── BackendUnavailableError   (RuntimeError)       a backend that was asked for cannot run here

@@ -43,7 +43,9 @@ def calls(tiny_bundle, monkeypatch):
     monkeypatch.setattr("tomoscribe.export.export_bundle", record("checkpoint", exported))
     monkeypatch.setattr(foreign, "bundle_from_onnx", record("onnx", exported))
     monkeypatch.setattr("tomoscribe.export.samples.gather_samples", record("samples", SimpleNamespace(parity=["s"])))
-    monkeypatch.setattr("tomoscribe.engine.plan_loading.tensorrt_version", record("version", "11.0"))
+    monkeypatch.setattr("tomoscribe.engine.plans.loading.tensorrt_version", record("version", "11.0"))
+    monkeypatch.setattr("tomoscribe.engine.cuda.load_driver", lambda: None)
+    monkeypatch.setattr("tomoscribe.engine.cuda.Device", record("device", SimpleNamespace(close=lambda: None)))
     monkeypatch.setattr("tomoscribe.export.tensorrt.build_plan", record("plan", tiny_bundle / "plans" / "a.plan"))
     return calls
 
@@ -149,14 +151,14 @@ def test_plans_are_built_of_what_was_asked_and_of_fp32_only_alone(calls, tmp_pat
     for precision, built in (("fp32,fp16,int8,int8-cpu", ["fp16", "int8"]), ("fp32", ["fp32"]), ("fp16", ["fp16"])):
         calls.clear()
         printed = run("a.safetensors", "-o", tmp_path / "b", "--tensorrt", "--precision", precision)
-        assert [call[0] for call in calls] == ["version", "checkpoint", "samples", *["plan"] * len(built)]
-        assert [call[1][1] for call in calls[3:]] == built
+        assert [call[0] for call in calls] == ["version", "device", "checkpoint", "samples", *["plan"] * len(built)]
+        assert [call[1][1] for call in calls[4:]] == built
         assert printed.splitlines()[-1] == str(tiny_bundle / "plans" / "a.plan")
 
 
 def test_plans_alone_are_built_for_a_bundle_that_is_there(calls, tiny_bundle):
     printed = run(tiny_bundle, "--tensorrt", "--precision", "fp16", "--slice-size", "512x480", "--allow-drift")
-    assert [call[0] for call in calls] == ["version", "samples", "plan"]
+    assert [call[0] for call in calls] == ["version", "device", "samples", "plan"]
     _, (bundle, precision, shapes, samples), options = calls[-1]
     assert (bundle, precision, samples) == (Bundle.load(tiny_bundle), "fp16", ["s"])
     assert (shapes.height, shapes.width) == (512, 480)
@@ -165,14 +167,15 @@ def test_plans_alone_are_built_for_a_bundle_that_is_there(calls, tiny_bundle):
     assert printed.splitlines() == [str(tiny_bundle / "plans" / "a.plan")]
 
 
-def test_without_tensorrt_nothing_is_begun(calls, monkeypatch, tmp_path):
+@pytest.mark.parametrize("missing", ["plans.loading.tensorrt_version", "cuda.load_driver"])
+def test_without_tensorrt_or_a_gpu_nothing_is_begun(calls, monkeypatch, tmp_path, missing):
     def absent():
-        raise BackendUnavailableError("tensorrt: TensorRT cannot be imported")
+        raise BackendUnavailableError("it cannot be had")
 
-    monkeypatch.setattr("tomoscribe.engine.plan_loading.tensorrt_version", absent)
+    monkeypatch.setattr(f"tomoscribe.engine.{missing}", absent)
     with pytest.raises(BackendUnavailableError):
         run("a.safetensors", "-o", tmp_path / "b", "--tensorrt")
-    assert calls == []
+    assert {call[0] for call in calls} <= {"version"}
 
 
 def test_slice_sizes_are_read(calls):

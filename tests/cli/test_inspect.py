@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tomoscribe.engine import Bundle
 from tomoscribe.engine.bundle import Artifact, default_bundle
 from tomoscribe.engine.machine import Gpu, NvidiaDriver
-from tomoscribe.engine.plan import DeviceIdentity, PlanFile, PlanIdentity, PlanShapes, plan_path
+from tomoscribe.engine.plans import DeviceIdentity, PlanFile, PlanIdentity, PlanShapes, plan_path
 
 FIGURES = {
     "pixels": 393216,
@@ -270,6 +270,16 @@ def test_a_plan_on_another_machine(run, plan, bundle, machine):
     assert facts["network (sha256)"].split()[0] == facts["network (sha256)"].split()[1]
     assert "cannot run here, where these differ: GPU, compute capability, TensorRT; build one with:" in out
     assert out.splitlines()[-1] == f"tomoscribe export {bundle} --tensorrt --precision fp16 --slice-size 96x64"
+
+
+def test_a_plan_that_was_built_on_first_use_says_why_and_that_its_parity_is_not_known(run, plan, machine):
+    machine()
+    facts = {"layers": {"Half": 88}, "parity": None, "built_because": "no plan yet"}
+    PlanFile.write(plan, b"engine", PlanFile.read(plan).identity, facts)
+    status, out, err = run(plan)
+    assert (status, err) == (0, "")
+    assert rows(out)["built_because"] == "no plan yet"
+    assert rows(out)["parity"].startswith("not measured")
 
 
 def test_a_plan_on_its_own_machine(run, plan, machine):

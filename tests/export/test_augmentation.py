@@ -16,14 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tomoscribe.engine.plans.building import with_float_casts
+from tomoscribe.engine.plans.layers import convolution_precisions
 from tomoscribe.export.augmentation import augmented
 from tomoscribe.export.augmentation_reference import augmented_runner, in_words
 from tomoscribe.export.graph import METADATA_KEY
 from tomoscribe.export.parity import ParityError, Sample
 from tomoscribe.export.quantisation_calibration import RULES, calibrate
 from tomoscribe.export.quantisation_graph import OPERATORS, Form, quantised_graph
-from tomoscribe.export.tensorrt_layers import convolution_precisions
-from tomoscribe.export.tensorrt_network import with_float_casts
 
 
 def mirrored(*axes):

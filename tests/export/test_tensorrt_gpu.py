@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tomoscribe.engine.cuda import Device, load_driver
 from tomoscribe.engine.errors import BackendUnavailableError
-from tomoscribe.engine.plan import PlanError, PlanFile, PlanShapes
-from tomoscribe.engine.plan_loading import load_plan
+from tomoscribe.engine.plans import PlanError, PlanFile, PlanShapes
+from tomoscribe.engine.plans.loading import load_plan, tensorrt_version
 from tomoscribe.export.bundle import export_bundle
 from tomoscribe.export.parity import Sample
-from tomoscribe.export.tensorrt import build_plan, check_machine
+from tomoscribe.export.tensorrt import build_plan
 
 pytestmark = pytest.mark.gpu
 
@@ -20,7 +21,9 @@ SHAPES = PlanShapes(batch=4, height=64, width=96)
 @pytest.fixture(scope="module", autouse=True)
 def _gpu():
     try:
-        check_machine()
+        tensorrt_version()
+        with Device(load_driver()) as device, device.current():
+            yield
     except BackendUnavailableError as error:
         pytest.skip(str(error))
 

@@ -6,23 +6,37 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-from onnx import TensorProto, helper
-
-from tomoscribe.engine.errors import OutputError
-from tomoscribe.engine.plan import PlanError, PlanIdentity
-from tomoscribe.engine.plan_loading import tensorrt_log
+from tomoscribe.engine.errors import BackendUnavailableError, OutputError
+from tomoscribe.engine.plans.identity import PlanError, PlanIdentity
+from tomoscribe.engine.plans.loading import tensorrt_log
+from tomoscribe.engine.plans.progress import BuildProgress, Phases, progress_monitor
 from tomoscribe.engine.replacing import replacing
-from tomoscribe.export.tensorrt_progress import BuildProgress, Phases, progress_monitor
 
 if TYPE_CHECKING:
+    import onnx
     import tensorrt
 
-__all__ = ["build_engine", "with_float_casts"]
+__all__ = ["build_engine", "load_network", "with_float_casts"]
+
+
+def load_network(artifact: Path) -> onnx.ModelProto:
+    """Read an ONNX file, without what it may refer to outside of itself: its sha256 does not cover that.
+
+    Raises:
+        BackendUnavailableError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"tensorrt: onnx, which a plan is built with, cannot be imported ({error}); install it with: "
+            'pip install "tomoscribe[tensorrt]"'
+        ) from error
+    return onnx.load(artifact, load_external_data=False)
 
 
 def build_engine(
-    artifact: Path, identity: PlanIdentity, *, workspace: int, timing_cache: Path, progress: BuildProgress
+    artifact: Path, identity: PlanIdentity, *, workspace: int, timing_cache: Path | None, progress: BuildProgress
 ) -> bytes:
     """Build a plan on the current CUDA device.
 
@@ -34,26 +48,27 @@ def build_engine(
         identity: what the plan is for.
         workspace: bytes of device memory that a layer may use while it works.
         timing_cache: file of measured layer timings, read if it is there and written at the end; see
-            ``IBuilderConfig.create_timing_cache``.
+            ``IBuilderConfig.create_timing_cache``. None where there is no place for one.
         progress: is told of the phases.
 
     Raises:
+        BackendUnavailableError: onnx is not installed.
+        DeviceMemoryError: the GPU's memory does not suffice.
         PlanError: TensorRT cannot parse the file or build it.
         KeyboardInterrupt: Ctrl-C, after which the build ended early.
     """
     import tensorrt
 
+    model = with_float_casts(load_network(artifact)).SerializeToString()
     log = tensorrt_log()
     log.errors.clear()
     builder = tensorrt.Builder(log.logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     # The parser owns the weights that the network refers to, and has to outlive the build.
     parser = tensorrt.OnnxParser(network, log.logger)
-    # What is outside of the file is not in its sha256, and is not found by the parser.
-    model = onnx.load(artifact, load_external_data=False)
-    if not parser.parse(with_float_casts(model).SerializeToString()):
+    if not parser.parse(model):
         reason = " ".join(parser.get_error(0).desc().split()) if parser.num_errors else log.reason()
-        raise PlanError(f"{artifact}: TensorRT {tensorrt.__version__} cannot parse it ({reason}); export it again")
+        raise PlanError(f"{artifact}: TensorRT {tensorrt.__version__} cannot parse it ({reason})", "export it again")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace)
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
@@ -68,11 +83,14 @@ def build_engine(
     if phases.error is not None:
         raise phases.error
     if plan is None:
-        raise PlanError(
+        raise log.failure(
+            PlanError,
             f"{artifact}: TensorRT {tensorrt.__version__} cannot build it for {identity.shapes} on "
-            f"{identity.device.name} ({log.reason()}); if memory ran out, use smaller tiles or a smaller batch"
+            f"{identity.device.name}",
+            "use another precision or another version of TensorRT",
         )
-    _store(cache, timing_cache)
+    if cache is not None and timing_cache is not None:
+        _store(cache, timing_cache)
     return bytes(plan)
 
 
@@ -82,7 +100,9 @@ def with_float_casts(model: onnx.ModelProto) -> onnx.ModelProto:
     TensorRT has no conversion of integers to uint8 (``tensorrt.DataType``), and labels are an argmax. Every label is
     exact in float32.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    from onnx import TensorProto, helper, shape_inference
+
+    inferred = shape_inference.infer_shapes(model, strict_mode=True)
     graph = inferred.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
     nodes = []
@@ -108,24 +128,26 @@ def _add_profile(
         # The full batch is the common one; the last of a tomogram is often smaller.
         profile.set_shape(name, smallest[name], shape, shape)
     if config.add_optimization_profile(profile) < 0:
-        raise PlanError(f"{artifact}: TensorRT refuses the sizes {shapes} ({tensorrt_log().reason()})")
+        raise PlanError(
+            f"{artifact}: TensorRT refuses the sizes {shapes} ({tensorrt_log().reason()})", "use other tiles"
+        )
 
 
-def _attach_timing_cache(config: tensorrt.IBuilderConfig, path: Path) -> tensorrt.ITimingCache | None:
+def _attach_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> tensorrt.ITimingCache | None:
     """Begin with the timings of earlier builds, or with none where they are of another GPU, version or driver."""
-    with contextlib.suppress(OSError):
-        cache = config.create_timing_cache(path.read_bytes())
-        if cache is not None and config.set_timing_cache(cache, False):
-            return cache
+    if path is not None:
+        with contextlib.suppress(OSError):
+            cache = config.create_timing_cache(path.read_bytes())
+            if cache is not None and config.set_timing_cache(cache, False):
+                return cache
     cache = config.create_timing_cache(b"")
     if cache is not None:
         config.set_timing_cache(cache, False)
     return cache
 
 
-def _store(cache: tensorrt.ITimingCache | None, path: Path) -> None:
+def _store(cache: tensorrt.ITimingCache, path: Path) -> None:
     # Without the file the next build is slower and nothing else.
     with contextlib.suppress(OutputError), replacing(path) as temporary:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        if cache is not None:
-            temporary.write_bytes(bytes(cache.serialize()))
+        temporary.write_bytes(bytes(cache.serialize()))

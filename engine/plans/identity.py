@@ -13,11 +13,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tomoscribe.engine.bundle import Bundle
 from tomoscribe.engine.errors import BundleError, ParameterError
-from tomoscribe.engine.tiles import TilePlan
+
+if TYPE_CHECKING:
+    from tomoscribe.engine.cuda import DeviceFacts
 
 __all__ = [
     "PLANS",
@@ -31,13 +33,21 @@ __all__ = [
 ]
 
 PLANS = "plans"
-"""The folder of a bundle that its plans are in."""
+"""The folder of a bundle, or of the user's cache, that plans are in."""
 
 
 class PlanError(BundleError):
-    """A plan that cannot be built or loaded."""
+    """A plan that cannot be built or loaded.
+
+    Attributes:
+        reason: the message, but for what to do about it.
+    """
 
     exit_status = 1
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
 
 
 class PlanMismatchError(PlanError):
@@ -54,7 +64,7 @@ class PlanMismatchError(PlanError):
     exit_status = 2
 
     def __init__(self, plan: Path, field: str, expected: object, found: object, command: str) -> None:
-        super().__init__(f"{plan}: {field}: expected {expected}, found {found}; build it again with: {command}")
+        super().__init__(f"{plan}: {field}: expected {expected}, found {found}", f"build it again with: {command}")
         self.plan, self.field, self.expected, self.found, self.command = plan, field, expected, found, command
 
 
@@ -73,6 +83,11 @@ class DeviceIdentity:
     compute_capability: str
     multiprocessors: int
     memory: int
+
+    @classmethod
+    def of(cls, facts: DeviceFacts) -> Self:
+        """Return the kind of a GPU that is here."""
+        return cls(facts.name, facts.compute_capability, facts.multiprocessors, round(facts.memory / 2**30))
 
     @property
     def slug(self) -> str:
@@ -101,10 +116,10 @@ class PlanShapes:
         if min(self.batch, self.height, self.width) < 1:
             raise ParameterError(f"plan: expected a batch and tiles of at least 1, found {self}")
 
-    @classmethod
-    def of(cls, tiles: TilePlan, batch: int) -> Self:
-        """Return the sizes that the tiles of a slice need."""
-        return cls(batch, *tiles.tile_shape)
+    @property
+    def pixels(self) -> int:
+        """Pixels of a full batch."""
+        return self.batch * self.height * self.width
 
     def inputs(self, count: int, context: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the graph contract's inputs where `count` slices are labelled."""
@@ -203,10 +218,10 @@ class PlanIdentity:
                 raise PlanMismatchError(plan, key, expected, there[key], command)
 
 
-def plan_path(bundle: Path, identity: PlanIdentity) -> Path:
-    """Return where in a bundle's folder the plan of an identity is."""
+def plan_path(folder: Path, identity: PlanIdentity) -> Path:
+    """Return where the plan of an identity is in a bundle's folder, or in one that serves as such."""
     device, version = identity.device.slug, identity.tensorrt
-    return bundle / PLANS / f"{device}-trt{version}-{identity.precision}-{identity.shapes}.plan"
+    return folder / PLANS / f"{device}-trt{version}-{identity.precision}-{identity.shapes}.plan"
 
 
 def rebuild_command(bundle: Path, identity: PlanIdentity) -> str:

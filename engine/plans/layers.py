@@ -10,18 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import TensorProto
+from tomoscribe.engine.plans.identity import PlanError
 
-from tomoscribe.export.graph import INPUTS, OUTPUTS
-from tomoscribe.export.parity import ParityError
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["Precisions", "convolution_precisions", "read_precisions"]
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-_BY_TYPE = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+# The network's own inputs and outputs, which are the same in every precision.
+_CONTRACT = ("slices", "mean", "rstd", "labels", "scores")
 # In the inspector's words a tensor is "Half", or "Channel major FP16 format where channel % 8 == 0"; the first that
 # matches counts, so bf16 comes before float and uint8 before int8.
 _WORDS = {
@@ -87,6 +87,9 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
     ``int8`` where both the image and the weights come from a DequantizeLinear, the explicit quantisation that TensorRT
     fuses into the convolution; else the weights' own type.
     """
+    from onnx import TensorProto
+
+    by_type = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
     makers = {output: node for node in model.graph.node for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     found = {}
@@ -100,7 +103,7 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
             else:
                 # What a DequantizeLinear gives has the type of its scale.
                 name = node.input[1] if sources[1] is None else sources[1].input[1]
-                found[known_as] = _BY_TYPE.get(types.get(name, TensorProto.UNDEFINED), "unknown")
+                found[known_as] = by_type.get(types.get(name, TensorProto.UNDEFINED), "unknown")
     return found
 
 
@@ -117,14 +120,14 @@ def read_precisions(information: str, expected: Mapping[str, str], plan: str) ->
         plan: the plan's name, for the message.
 
     Raises:
-        ParityError: the inspector does not tell.
+        PlanError: the inspector does not tell.
     """
     layers = _read(information)
     everywhere = frozenset[str]().union(*(layer.precisions for layer in layers))
     if not everywhere:
-        raise ParityError(
-            f"{plan}: expected TensorRT to tell the precisions of its layers, found none; it is not written, "
-            "try another version of TensorRT"
+        raise PlanError(
+            f"{plan}: expected TensorRT to tell the precisions of its layers, found none",
+            "it is not written, try another version of TensorRT",
         )
     wrong, unnamed, counts = [], 0, Counter[str]()
     for name, precision in expected.items():
@@ -152,7 +155,7 @@ def _layer(entry: Mapping[str, Any]) -> _Layer:
     words = [
         str(tensor.get("Format/Datatype") or tensor.get("DataType") or "")
         for tensor in tensors
-        if isinstance(tensor, dict) and tensor.get("Name") not in (*INPUTS, *OUTPUTS)
+        if isinstance(tensor, dict) and tensor.get("Name") not in _CONTRACT
     ]
     return _Layer(frozenset(names), frozenset(_precisions(words)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1] / "tensorrt_bindings"
+TESTS = Path(__file__).resolve().parents[2] / "tensorrt_bindings"
 FETCH = runpy.run_path(str(TESTS / "fetch.py"))
 
 

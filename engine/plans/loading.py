@@ -9,13 +9,17 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscribe.engine.errors import BackendUnavailableError
-from tomoscribe.engine.plan import PlanError, PlanFile, PlanIdentity, PlanMismatchError, rebuild_command
+from tomoscribe.engine.cuda import DeviceMemoryError
+from tomoscribe.engine.errors import BackendUnavailableError, TomoscribeError
+from tomoscribe.engine.plans.file import PlanFile
+from tomoscribe.engine.plans.identity import PlanError, PlanIdentity, PlanMismatchError, rebuild_command
 
 if TYPE_CHECKING:
     import tensorrt
@@ -33,6 +37,9 @@ __all__ = [
 _OLDEST = 10, 13
 _NEWEST = 11
 _KEPT_MESSAGES = 50
+# "Error Code 2: OutOfMemory", "Cuda Runtime (out of memory)", "… due to insufficient workspace", and, of an allocator,
+# "Requested amount of GPU memory (… bytes) could not be allocated".
+_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient (memory|workspace)|memory .*could not be allocated", re.I)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,20 @@ class TensorRTLog:
         reason = " ".join(self.errors[0].split()) if self.errors else "it gives no reason"
         self.errors.clear()
         return reason
+
+    def failure(self, kind: Callable[..., TomoscribeError], what: str, *remedy: str) -> TomoscribeError:
+        """Return the error for what TensorRT did not do, with its reason, and forget what it said.
+
+        Args:
+            kind: of the error; it is a `DeviceMemoryError` instead where TensorRT's words are of memory.
+            what: failed, and where.
+            remedy: what to do about it, if that is another argument of the error.
+        """
+        of_memory = [line for line in (" ".join(message.split()) for message in self.errors) if _OF_MEMORY.search(line)]
+        if of_memory:
+            self.errors.clear()
+            return DeviceMemoryError(f"{what}, out of memory ({of_memory[0]})")
+        return kind(f"{what} ({self.reason()})", *remedy)
 
 
 def tensorrt_version() -> str:
@@ -111,7 +132,7 @@ def tensorrt_log() -> TensorRTLog:
 
 
 def load_plan(path: Path, needed: PlanIdentity) -> LoadedPlan:
-    """Load a plan, if it is what is needed here.
+    """Load a plan, if it is what is needed here, on the current CUDA device.
 
     Args:
         path: the plan's file.
@@ -119,6 +140,7 @@ def load_plan(path: Path, needed: PlanIdentity) -> LoadedPlan:
 
     Raises:
         BackendUnavailableError: TensorRT is not installed, or not of a version that is known to work.
+        DeviceMemoryError: the GPU's memory does not suffice.
         PlanMismatchError: the plan was built for something else, or altered; it names what differs, what was expected
             and found, and the command that builds it again.
         PlanError: there is no plan, or TensorRT refuses it.
@@ -136,6 +158,7 @@ def deserialize(plan: bytes, path: Path, identity: PlanIdentity) -> tuple[tensor
     """Hand a plan to TensorRT.
 
     Raises:
+        DeviceMemoryError: the GPU's memory does not suffice.
         PlanError: TensorRT refuses it.
     """
     import tensorrt
@@ -146,8 +169,10 @@ def deserialize(plan: bytes, path: Path, identity: PlanIdentity) -> tuple[tensor
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         command = rebuild_command(path.parent.parent, identity)
-        raise PlanError(
-            f"{path}: TensorRT {tensorrt.__version__} cannot load it ({log.reason()}); build it again with: {command}"
+        raise log.failure(
+            PlanError,
+            f"{path}: TensorRT {tensorrt.__version__} cannot load it",
+            f"build it again with: {command}",
         )
     return runtime, engine
 

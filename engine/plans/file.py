@@ -1,4 +1,4 @@
-"""TensorRT plans in a bundle: the plan, and the file beside it that says what it was built for.
+"""TensorRT plans on the disk: the plan, and the file beside it that says what it was built for.
 
 ::
 
@@ -18,32 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tomoscribe.engine.plan_identity import (
-    PLANS,
-    DeviceIdentity,
-    PlanError,
-    PlanIdentity,
-    PlanMismatchError,
-    PlanShapes,
-    plan_path,
-    rebuild_command,
-)
+from tomoscribe.engine.plans.identity import PlanError, PlanIdentity, PlanMismatchError, rebuild_command
 from tomoscribe.engine.replacing import replacing
 
-__all__ = [
-    "PLANS",
-    "DeviceIdentity",
-    "PlanError",
-    "PlanFile",
-    "PlanIdentity",
-    "PlanMismatchError",
-    "PlanShapes",
-    "plan_path",
-    "rebuild_command",
-]
+__all__ = ["PlanFile"]
 
 _FORMAT = "tomoscribe-plan"
 _FORMAT_VERSION = 1
+_REMEDY = "build the plan again"
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ class PlanFile:
             **facts,
         }
         with replacing(path) as temporary:
-            temporary.parent.mkdir(exist_ok=True)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(plan)
         with replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -95,19 +77,17 @@ class PlanFile:
         try:
             entries = json.loads(beside.read_text(encoding="utf-8"))
             if not isinstance(entries, dict) or entries.pop("format", None) != _FORMAT:
-                raise PlanError(f"{beside}: expected the format '{_FORMAT}', found another; build the plan again")
+                raise PlanError(f"{beside}: expected the format '{_FORMAT}', found another", _REMEDY)
             if (version := entries.pop("format_version", None)) != _FORMAT_VERSION:
-                raise PlanError(
-                    f"{beside}: expected format version {_FORMAT_VERSION}, found {version!r}; build the plan again"
-                )
+                raise PlanError(f"{beside}: expected format version {_FORMAT_VERSION}, found {version!r}", _REMEDY)
             sha256 = entries.pop("plan")["sha256"]
             return cls(path, sha256, PlanIdentity.from_json(entries.pop("identity")), entries)
         except PlanError:
             raise
         except OSError as error:
-            raise PlanError(f"{beside}: cannot be read ({error.strerror}); build the plan again") from error
+            raise PlanError(f"{beside}: cannot be read ({error.strerror})", _REMEDY) from error
         except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"{beside}: not what is written beside a plan ({error}); build the plan again") from error
+            raise PlanError(f"{beside}: not what is written beside a plan ({error})", _REMEDY) from error
 
     def read_plan(self) -> bytes:
         """Return the plan's bytes.
@@ -119,7 +99,7 @@ class PlanFile:
         try:
             plan = self.path.read_bytes()
         except OSError as error:
-            raise PlanError(f"{self.path}: cannot be read ({error.strerror}); build the plan again") from error
+            raise PlanError(f"{self.path}: cannot be read ({error.strerror})", _REMEDY) from error
         if (found := hashlib.sha256(plan).hexdigest()) != self.sha256:
             command = rebuild_command(self.path.parent.parent, self.identity)
             raise PlanMismatchError(self.path, "sha256", self.sha256, found, command)
