@@ -13,7 +13,17 @@ from pathlib import Path
 from tomoscribe.engine.cgroup import read_limits
 from tomoscribe.engine.cores import usable_cores
 
-__all__ = ["Cores", "Gpu", "Memory", "NvidiaDriver", "find_nvidia_devices", "read_cores", "read_driver", "read_memory"]
+__all__ = [
+    "Cores",
+    "Gpu",
+    "Memory",
+    "NvidiaDriver",
+    "find_nvidia_devices",
+    "newest_cuda",
+    "read_cores",
+    "read_driver",
+    "read_memory",
+]
 
 _FIELDS = ("index", "name", "compute_cap", "memory.total", "memory.free", "driver_version")
 _PCI_NVIDIA = "0x10de"
@@ -140,7 +150,7 @@ def read_driver(timeout: float = 10.0) -> NvidiaDriver:
     if not rows:
         return NvidiaDriver(problem="nvidia-smi lists no GPU", status=0)
     found = [dict(zip(_FIELDS, row, strict=True)) for row in rows]
-    return NvidiaDriver(_known(found[0]["driver_version"]), _newest_cuda(), tuple(map(_gpu, found)), status=0)
+    return NvidiaDriver(_known(found[0]["driver_version"]), newest_cuda(), tuple(map(_gpu, found)), status=0)
 
 
 def find_nvidia_devices(devices: Path = Path("/sys/bus/pci/devices")) -> int:
@@ -157,6 +167,21 @@ def find_nvidia_devices(devices: Path = Path("/sys/bus/pci/devices")) -> int:
         )
     except OSError:
         return 0
+
+
+def newest_cuda() -> str | None:
+    """Return the newest CUDA that NVIDIA's driver runs, such as ``13.0``; None where no driver answers.
+
+    The driver itself is asked: how ``nvidia-smi`` words it changes from version to version.
+    """
+    try:
+        version = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    # 1000 × major + 10 × minor (CUDA Driver API, cuDriverGetVersion).
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _gpu(row: Mapping[str, str]) -> Gpu:
@@ -176,18 +201,6 @@ def _known(text: str) -> str | None:
 
 def _mebibytes(text: str) -> int | None:
     return int(text) * 2**20 if text.isdecimal() else None
-
-
-def _newest_cuda() -> str | None:
-    """Ask the driver itself: how ``nvidia-smi`` words it changes from version to version."""
-    try:
-        version = ctypes.c_int()
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    # 1000 × major + 10 × minor (CUDA Driver API, cuDriverGetVersion).
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _address_space() -> int | None:

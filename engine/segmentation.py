@@ -12,37 +12,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from tomoscribe.engine.backends import choose_backend
 from tomoscribe.engine.backends.selection import parity_warning
-from tomoscribe.engine.bundle import Bundle, ModelSpecification, default_bundle
+from tomoscribe.engine.bundle import Bundle, default_bundle
 from tomoscribe.engine.clock import Recorder
-from tomoscribe.engine.intensity import IntensityStatistics, measure_intensity
+from tomoscribe.engine.intensity import measure_intensity
+from tomoscribe.engine.labelling import Labeller, Task
 from tomoscribe.engine.outputs import OutputPaths, remove_leftovers
 from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.profile import Profile
-from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling, RestoringSink
+from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling
 from tomoscribe.engine.result import Segmentation
-from tomoscribe.engine.sidecar import Sidecar
-from tomoscribe.engine.sinks.contract import Sink
-from tomoscribe.engine.stream import stream
-from tomoscribe.engine.tiles import TilePlan
 from tomoscribe.engine.tomogram import Tomogram, open_tomogram
 from tomoscribe.engine.trimming import find_content
 
-__all__ = ["Segmenter", "plan_tiles", "segment"]
+if TYPE_CHECKING:
+    from tomoscribe.engine.plans.progress import BuildProgress
 
-# A slice of up to this many pixels is one tile; tiles of larger slices are no larger. Two streams of the bundled model,
-# in FP32, then stay under 700 MB (benchmarks/memory.py).
-TILE_PIXELS = 960**2
-# Small slices go to the backend together, up to this many pixels; more costs memory and gains nothing.
-BATCH_PIXELS = 2**18
-# A slot may be larger than this only if a single slice is.
-SLOT_BYTES = 64 * 2**20
+__all__ = ["Segmenter", "segment"]
 
 
 class Segmenter:
@@ -56,18 +47,30 @@ class Segmenter:
         model: a bundle or its folder; by default the model that tomoscribe brings.
         backend: ``auto`` or the name of a backend.
         precision: ``auto`` or what the model is to be computed in, see `tomoscribe.engine.backends.choose_backend`.
+        device: ``auto``, ``cpu``, or GPUs by their numbers, such as ``0``, or ``0,1`` for two that share a tomogram.
+        building: is told why TensorRT builds a plan, where it has to, and how far that is; see `BuildProgress`.
 
     Raises:
-        ParameterError: there is no backend or no precision of that name.
+        ParameterError: there is no backend, precision or device of that name, or they do not go together.
         BundleError: the bundle is incomplete or was altered.
         BackendUnavailableError: the backend cannot run here.
+        BackendError: every backend fails.
     """
 
     def __init__(
-        self, model: Bundle | Path | str | None = None, *, backend: str = "auto", precision: str = "auto"
+        self,
+        model: Bundle | Path | str | None = None,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        device: str = "auto",
+        building: BuildProgress | None = None,
     ) -> None:
         self.bundle = model if isinstance(model, Bundle) else Bundle.load(model or default_bundle())
-        self._backend, self.reason = choose_backend(backend, self.bundle, precision=precision)
+        self._backend, self.reason = choose_backend(
+            backend, self.bundle, precision=precision, device=device, building=building
+        )
+        self._labeller = Labeller(self.bundle, self._backend)
         drift = parity_warning(self.bundle, self._backend.name, precision)
         self._warnings = () if drift is None else (drift,)
 
@@ -111,7 +114,8 @@ class Segmenter:
                 in the outputs, and the others are what they are without this. Every slice is read once more for it.
             overwrite: replace outputs that are there. Class volumes that the earlier run's sidecar lists and this run
                 does not write are removed in the end.
-            progress: called with the number of slices that were just written, from another thread.
+            progress: called with the number of slices that were just written, from another thread. Where a device has
+                not the memory and the tomogram is begun anew in smaller pieces, that comes with a negative number.
             warn: called with each of the result's warnings, before the work begins where they are of the input.
             recorder: what is to know when each stage was at work, for the result's profile.
 
@@ -151,29 +155,12 @@ class Segmenter:
             if warn is not None:
                 for warning in warnings:
                     warn(warning)
-            plan = plan_tiles(seen.shape[1:], specification)
-            facts = self._facts(tomogram, paths, section, invert, rescaling, statistics, warnings)
-            sidecar = Sidecar(paths.sidecar, specification.class_map, keep, facts)
             paths.make_folder()
             leftovers = paths.leftovers() if overwrite else ()
-            sinks: list[Sink] = paths.open_sinks(tomogram.geometry, specification, keep, sidecar)
             if progress is not None and section != span:
                 progress(span[1] - span[0] - (section[1] - section[0]))
-            stream(
-                seen,
-                self._backend,
-                plan,
-                statistics,
-                sinks if rescaling is None else [RestoringSink(sinks, rescaling)],
-                context=specification.context,
-                classes=specification.classes,
-                batch=_batch(plan, specification, section),
-                z_range=section,
-                invert=invert != (specification.polarity == "bright"),
-                slots=self._backend.streams + 1,
-                progress=progress,
-                recorder=recorder,
-            )
+            task = Task(tomogram, seen, rescaling, statistics, section, invert, keep, paths)
+            counts, warnings = self._labeller.label(task, warnings, progress=progress, warn=warn, recorder=recorder)
             remaining = remove_leftovers(leftovers)
             if warn is not None:
                 for warning in remaining:
@@ -184,7 +171,7 @@ class Segmenter:
             labels=paths.labels,
             sidecar=paths.sidecar,
             class_volumes=paths.class_volumes,
-            counts=sidecar.counts,
+            counts=counts,
             geometry=tomogram.geometry,
             voxels=(section[1] - section[0]) * height * width,
             seconds=time.perf_counter() - started,
@@ -194,39 +181,6 @@ class Segmenter:
             profile=None if recorder is None else Profile.of(recorder),
             warnings=(*warnings, *remaining),
         )
-
-    def _facts(
-        self,
-        tomogram: Tomogram,
-        paths: OutputPaths,
-        span: tuple[int, int],
-        invert: bool,
-        rescaling: Rescaling | None,
-        statistics: IntensityStatistics,
-        warnings: Sequence[str],
-    ) -> dict[str, Any]:
-        geometry = tomogram.geometry
-        return {
-            "tomoscribe": version("tomoscribe"),
-            "tomogram": tomogram.path.name,
-            "labels": paths.labels.name,
-            "class_volumes": {name: path.name for name, path in paths.class_volumes.items()},
-            "scores": "int8, round(255 × probability) halved and rounded down: 0 to 127, 64 and more is 0.5 and more",
-            "shape_zyx": list(geometry.shape),
-            "voxel_size_xyz": list(geometry.voxel_size),
-            "origin_xyz": list(geometry.origin),
-            "unit": "angstrom",
-            "z_range": list(span),
-            "inverted": invert,
-            "rescaling": None if rescaling is None else rescaling.to_json(),
-            "intensity": {"mean": statistics.mean, "standard_deviation": statistics.standard_deviation},
-            "model": {
-                "name": self.bundle.specification.name,
-                "sha256": {precision: artifact.sha256 for precision, artifact in self.bundle.artifacts.items()},
-            },
-            "backend": self.backend,
-            "warnings": list(warnings),
-        }
 
     def close(self) -> None:
         """Give the backend's memory and threads back."""
@@ -248,6 +202,8 @@ def segment(
     model: Bundle | Path | str | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    device: str = "auto",
+    building: BuildProgress | None = None,
     classes: Sequence[str] | None = None,
     invert: bool = False,
     rescale: bool = True,
@@ -263,7 +219,7 @@ def segment(
     The arguments are those of `Segmenter` and of its `segment`; use that for more than one tomogram. To override what
     a header says, pass ``open_tomogram(path, voxel_size=…)``.
     """
-    with Segmenter(model, backend=backend, precision=precision) as segmenter:
+    with Segmenter(model, backend=backend, precision=precision, device=device, building=building) as segmenter:
         return segmenter.segment(
             tomogram,
             output,
@@ -279,14 +235,6 @@ def segment(
         )
 
 
-def plan_tiles(slice_shape: tuple[int, int], specification: ModelSpecification) -> TilePlan:
-    """Return the tiles that a model sees of slices of ``(y, x)`` pixels."""
-    multiple, halo = specification.tile_multiple, specification.halo
-    return TilePlan.for_slice(
-        slice_shape, multiple=multiple, halo=halo, pixels=max(TILE_PIXELS, (2 * halo + 2 * multiple) ** 2)
-    )
-
-
 def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -> tuple[str, ...]:
     looks = polarity_of(tomogram, span)
     if looks is None or (looks == "bright") is invert:
@@ -294,10 +242,3 @@ def _polarity_warning(tomogram: Tomogram, span: tuple[int, int], invert: bool) -
     if invert:
         return ("density looks dark on light, but --invert says that it is bright; compare with labels without it",)
     return ("density looks bright on dark, and dark on light is expected; compare with labels made with --invert",)
-
-
-def _batch(plan: TilePlan, specification: ModelSpecification, span: tuple[int, int]) -> int:
-    pixels = plan.tile_shape[0] * plan.tile_shape[1]
-    # Of a pixel, a slot holds a float32 of intensity, the label and the scores.
-    by_memory = SLOT_BYTES // (pixels * (4 + 1 + specification.classes))
-    return max(1, min(BATCH_PIXELS // pixels, by_memory, span[1] - span[0]))

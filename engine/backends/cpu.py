@@ -34,6 +34,8 @@ ARTIFACTS: Mapping[str, Mapping[str, str]] = {
     "onnxruntime": {"fp32": "fp32", "int8": "int8-cpu"},
     # It runs TensorRT's form as well, a little faster, but drifts far from what that answers in ONNX Runtime.
     "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8-cpu"},
+    "onnxruntime-cuda": {"fp32": "fp32", "fp16": "fp16"},
+    "tensorrt": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
 }
 """What each backend runs of a bundle: by precision, its artifact."""
 

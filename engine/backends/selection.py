@@ -1,141 +1,110 @@
-"""Which backend runs a bundle here, and in which precision."""
+"""Which backend runs a bundle here, where, and in which precision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from tomoscribe.engine.backends.contract import Backend
 from tomoscribe.engine.backends.cpu import ARTIFACTS
-from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
-from tomoscribe.engine.backends.openvino import OpenVinoBackend
-from tomoscribe.engine.backends.processor import Processor, read_processor
-from tomoscribe.engine.backends.trial import run_trial
-from tomoscribe.engine.backends.trial_cache import recall, remember
-from tomoscribe.engine.bundle import CHECKPOINT, Bundle
-from tomoscribe.engine.cores import usable_cores
-from tomoscribe.engine.errors import BackendUnavailableError, ParameterError
+from tomoscribe.engine.backends.cpu_choice import BACKENDS, RUNTIMES, choose_on_cpu, gate_passed_in
+from tomoscribe.engine.backends.gpu_choice import (
+    AUTO,
+    CPU,
+    GPU_BACKENDS,
+    build_on_gpus,
+    choose_on_gpus,
+    gate_passed,
+    has_gpu,
+    parse_devices,
+)
+from tomoscribe.engine.bundle import Bundle
+from tomoscribe.engine.errors import BackendError, BackendUnavailableError, ParameterError
 
-__all__ = ["AUTO", "BACKENDS", "PRECISIONS", "Build", "choose_backend", "parity_warning"]
+if TYPE_CHECKING:
+    from tomoscribe.engine.plans.progress import BuildProgress
 
-AUTO = "auto"
+__all__ = ["PRECISIONS", "build_backend", "choose_backend", "parity_warning"]
 
-PRECISIONS = ("fp32", "bf16", "int8")
-
-
-class Build(Protocol):
-    """Makes a backend of a bundle."""
-
-    def __call__(self, bundle: Bundle, *, precision: str = ..., streams: int | None = ...) -> Backend:
-        """Return a backend in a precision that works on so many slots at the same time, or on as many as suit it."""
-        ...
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
-# In the order in which `auto` asks them. The last runs everywhere.
-BACKENDS: dict[str, Build] = {"openvino": OpenVinoBackend, "onnxruntime": OnnxRuntimeBackend}
-
-# Packages whose version the speed depends on, and the names that parity reports give the runtimes; what is computed in
-# BF16 ends with that.
-_RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-_IN_BF16 = ", BF16"
-
-
-def choose_backend(name: str, bundle: Bundle, *, precision: str = AUTO, latency: bool = False) -> tuple[Backend, str]:
+def choose_backend(
+    name: str,
+    bundle: Bundle,
+    *,
+    precision: str = AUTO,
+    latency: bool = False,
+    device: str = AUTO,
+    building: BuildProgress | None = None,
+) -> tuple[Backend, str]:
     """Return a backend that is ready to run a bundle, and why it was chosen, in one line.
 
-    Where there is a choice, the fastest is taken, by a trial of a second or two whose result is kept for this machine
-    and bundle, unless others were at work on the machine meanwhile. An automatic precision is FP32, or BF16 or INT8
-    where the bundle's parity gate let it pass in the very runtime and the processor has the arithmetic for it. One that
-    a gate did not let pass has to be asked for, and the reason then says so.
+    Where both are left to choose, a GPU comes before the CPU; the reason says why it is the CPU on a machine that has a
+    GPU. On a GPU the first backend that can run is taken, in FP16 where the bundle's parity gate let it pass, and in
+    FP32 where not. On the CPU the fastest is taken, by a trial of a second or two whose result is kept for this machine
+    and bundle, unless others were at work on the machine meanwhile. An automatic precision there is FP32, or BF16 or
+    INT8 where the gate let it pass in the very runtime and the processor has the arithmetic for it. One that a gate did
+    not let pass has to be asked for, and the reason then says so.
 
     Args:
-        name: one of `BACKENDS`, which then runs or fails, or ``auto`` for the fastest that this machine can run.
+        name: one of `GPU_BACKENDS` or `BACKENDS`, which then runs or fails, or ``auto``.
         bundle: the model.
         precision: one of `PRECISIONS`, which then is had or fails, or ``auto``.
-        latency: give a single slot all the cores, rather than every core a slot of its own.
+        latency: give a single slot all of the device, rather than work on several at the same time.
+        device: ``cpu``, which has nothing of CUDA imported; numbers of GPUs, as CUDA counts them, such as ``0``, or
+            ``0,1`` for two that share a tomogram, which then run or fail; or ``auto``, which is GPU 0 or else the CPU.
+        building: is told why TensorRT builds a plan, where it has to, and how far that is.
 
     Raises:
-        ParameterError: there is no backend or no precision of that name.
+        ParameterError: there is no backend, precision or device of that name, or the backend does not run there.
         BackendUnavailableError: the backend, or with ``auto`` every backend, cannot run here in the precision.
         BackendError: every backend fails.
         BundleError: the bundle cannot be run.
     """
-    for kind, value, known in (("backend", name, BACKENDS), ("precision", precision, PRECISIONS)):
-        if value not in (AUTO, *known):
-            raise ParameterError(f"{kind} '{value}': expected one of {', '.join([AUTO, *known])}")
-    processor = read_processor()
-    asked = list(BACKENDS) if name == AUTO else [name]
-    candidates = [
-        (backend, arithmetic)
-        for backend in asked
-        for arithmetic in (_judged_precisions(backend, bundle, processor) if precision == AUTO else (precision,))
-    ]
-    # A backend that was asked for runs FP32 in any case.
-    candidates = candidates or [(backend, "fp32") for backend in asked]
-    why_one = "the only one that its parity gate let pass" if name == AUTO else "as asked for"
-    backend, reason = _Choice(bundle, candidates, processor, latency).make(why_one)
+    devices = _checked_devices(name, precision, device)
+    streams = 1 if latency else None
+    if devices or name in GPU_BACKENDS:
+        names = [name] if name in GPU_BACKENDS else list(GPU_BACKENDS)
+        backend, reason = choose_on_gpus(
+            names, bundle, devices or (0,), precision=precision, streams=streams, building=building
+        )
+    elif devices is None and name == AUTO and has_gpu():
+        backend, reason = _choose_anywhere(bundle, precision, latency, building)
+    else:
+        backend, reason = choose_on_cpu(name, bundle, precision=precision, latency=latency)
     warning = parity_warning(bundle, backend.name, precision)
     return backend, f"{reason}; {warning}" if warning else reason
 
 
-class _Choice:
-    """One choice between candidates, each a backend and a precision."""
+def build_backend(
+    name: str,
+    bundle: Bundle,
+    *,
+    precision: str,
+    streams: int | None = None,
+    device: str = CPU,
+    building: BuildProgress | None = None,
+) -> Backend:
+    """Return the very backend that is asked for, ready to run a bundle.
 
-    def __init__(
-        self, bundle: Bundle, candidates: Sequence[tuple[str, str]], processor: Processor, latency: bool
-    ) -> None:
-        self._bundle = bundle
-        self._candidates = {" ".join(candidate): candidate for candidate in candidates}
-        self._facts = _facts(bundle, list(self._candidates), processor, latency)
-        self._streams = 1 if latency else None
+    Args:
+        name: one of `GPU_BACKENDS` or `BACKENDS`.
+        bundle: the model.
+        precision: one of `PRECISIONS`.
+        streams: slots that it works on at the same time; as many as suit it if None.
+        device: ``cpu``, or numbers of GPUs.
+        building: as `choose_backend` has it.
 
-    def make(self, why_one: str) -> tuple[Backend, str]:
-        """Take the only candidate, the winner of an earlier trial, or that of a new one."""
-        if len(self._candidates) == 1:
-            (only,) = self._candidates
-            return self._build(only), f"{only}, {why_one}"
-        if known := recall(self._facts):
-            fastest = min(known, key=known.__getitem__)
-            if fastest in self._candidates:
-                try:
-                    return self._build(fastest), f"{fastest}, the fastest in an earlier trial: {_listed(known)}"
-                except BackendUnavailableError:
-                    pass  # what could run then cannot now
-        return self._try_out()
-
-    def _try_out(self) -> tuple[Backend, str]:
-        built: dict[str, Backend] = {}
-        unavailable: dict[str, str] = {}
-        chosen = None
-        try:
-            for candidate in self._candidates:
-                try:
-                    built[candidate] = self._build(candidate)
-                except BackendUnavailableError as error:
-                    unavailable[candidate] = str(error)
-            reasons = list(dict.fromkeys(unavailable.values()))
-            if not built:
-                raise BackendUnavailableError("; ".join(reasons))
-            if len(built) == 1:
-                (chosen,) = built
-                return built[chosen], "; ".join([f"{chosen}, the only one that can run here", *reasons])
-            trial = run_trial(built, self._bundle.specification)
-            chosen = min(trial.seconds, key=trial.seconds.__getitem__)
-            if trial.calm and not trial.failures:
-                remember(self._facts, trial.seconds)
-            busy = [] if trial.calm else ["the machine is busy, the next run tries again"]
-            return built[chosen], "; ".join(
-                [f"{chosen}, the fastest in a trial: {_listed(trial.seconds)}", *busy, *reasons, *trial.failures]
-            )
-        finally:
-            for candidate, backend in built.items():
-                if candidate != chosen:
-                    backend.close()
-
-    def _build(self, candidate: str) -> Backend:
-        backend, precision = self._candidates[candidate]
-        return BACKENDS[backend](self._bundle, precision=precision, streams=self._streams)
+    Raises:
+        ParameterError: there is no such backend, precision or device, or the backend does not run there.
+        BackendUnavailableError: the backend cannot run here in the precision.
+        BackendError: a GPU fails.
+        BundleError: the bundle cannot be run.
+    """
+    devices = _checked_devices(name, precision, device)
+    if name in GPU_BACKENDS:
+        return build_on_gpus(name, bundle, devices or (0,), precision=precision, streams=streams, building=building)
+    return BACKENDS[name](bundle, precision=precision, streams=streams)
 
 
 def parity_warning(bundle: Bundle, backend: str, precision: str) -> str | None:
@@ -143,63 +112,49 @@ def parity_warning(bundle: Bundle, backend: str, precision: str) -> str | None:
 
     Args:
         bundle: the model.
-        backend: one of `BACKENDS`.
+        backend: one of `GPU_BACKENDS` or `BACKENDS`.
         precision: one of `PRECISIONS`, or ``auto``, which takes what passed.
 
     Returns:
         None where the gate let it pass, or did not judge it.
     """
-    if _passed(bundle, backend, precision) is not False:
+    if backend in GPU_BACKENDS:
+        passed, where = gate_passed(bundle, ARTIFACTS[backend].get(precision, "")), ""
+    else:
+        passed, where = gate_passed_in(bundle, backend, precision), f" in {RUNTIMES.get(backend, backend)}"
+    if passed is not False:
         return None
     return (
-        f"the {precision} network of {bundle.specification.name} did not pass its parity gate in "
-        f"{_RUNTIMES[backend]}: compare its labels with those of another precision"
+        f"the {precision} network of {bundle.specification.name} did not pass its parity gate{where}: compare its "
+        "labels with those of another precision"
     )
 
 
-def _judged_precisions(backend: str, bundle: Bundle, processor: Processor) -> Sequence[str]:
-    """Return the precisions that a backend may take without being asked."""
-    if_passed = [
-        precision
-        for precision, computes in (("bf16", processor.bf16), ("int8", processor.exact_int8))
-        if computes and ARTIFACTS.get(backend, {}).get(precision) in bundle.artifacts
-    ]
-    # FP32 is left alone only where it failed in this backend and passed in another.
-    fp32_failed = bundle.parity.get("fp32", {}).get("passed") is True and _passed(bundle, backend, "fp32") is False
-    fp32 = [] if fp32_failed else ["fp32"]
-    return [*fp32, *(precision for precision in if_passed if _passed(bundle, backend, precision))]
+def _checked_devices(name: str, precision: str, device: str) -> tuple[int, ...] | None:
+    """Return the GPUs that are asked for, where backend and precision are known and the backend runs there."""
+    backends = [*GPU_BACKENDS, *BACKENDS]
+    for kind, value, known in (("backend", name, backends), ("precision", precision, PRECISIONS)):
+        if value not in (AUTO, *known):
+            raise ParameterError(f"{kind} '{value}': expected one of {', '.join([AUTO, *known])}")
+    devices = parse_devices(device)
+    if name in BACKENDS and devices:
+        raise ParameterError(f"device '{device}': expected cpu or auto, for {name} runs on the CPU")
+    if name in GPU_BACKENDS and devices == ():
+        raise ParameterError(f"device '{device}': expected a GPU such as 0, or auto, for {name} runs on GPUs")
+    return devices
 
 
-def _passed(bundle: Bundle, backend: str, precision: str) -> bool | None:
-    """Return whether the parity gate let a precision pass in a backend; None where it was not judged there."""
-    artifact, title = ARTIFACTS.get(backend, {}).get(precision, ""), _RUNTIMES.get(backend, backend)
-    judgement = bundle.parity.get(artifact, {})
-    for runtime, figures in {judgement.get("runtime", ""): judgement, **judgement.get("others", {})}.items():
-        if runtime.startswith(title) and runtime.endswith(_IN_BF16) == (precision == "bf16"):
-            # Older bundles have one verdict for all.
-            return figures.get("passed", judgement.get("passed")) is True
-    return None
-
-
-def _facts(bundle: Bundle, candidates: Sequence[str], processor: Processor, latency: bool) -> dict[str, Any]:
-    """Return all that a trial's result depends on."""
-    return {
-        "bundle": {key: artifact.sha256 for key, artifact in bundle.artifacts.items() if key != CHECKPOINT},
-        "candidates": candidates,
-        "cores": usable_cores(),
-        "latency": latency,
-        "processor": processor.name,
-        "versions": {package: _version(package) for package in ("tomoscribe", *_RUNTIMES)},
-    }
-
-
-def _version(package: str) -> str | None:
+def _choose_anywhere(
+    bundle: Bundle, precision: str, latency: bool, building: BuildProgress | None
+) -> tuple[Backend, str]:
+    """Choose on a machine that has a GPU: that, or else the CPU with the reason why not."""
+    streams = 1 if latency else None
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _listed(times: Mapping[str, float]) -> str:
-    fastest_first = sorted(times.items(), key=lambda item: item[1])
-    return ", ".join(f"{candidate} {seconds * 1000:.1f} ms" for candidate, seconds in fastest_first)
+        return choose_on_gpus(list(GPU_BACKENDS), bundle, (0,), precision=precision, streams=streams, building=building)
+    except (BackendError, BackendUnavailableError) as error:
+        why_no_gpu = f"no GPU is used: {error}"
+    try:
+        backend, reason = choose_on_cpu(AUTO, bundle, precision=precision, latency=latency)
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(f"{error}; {why_no_gpu}") from error
+    return backend, f"{reason}; {why_no_gpu}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tomoscribe.engine.replacing import replacing
+from tomoscribe.engine.user_cache import user_cache
 
 __all__ = ["recall", "remember", "trials_file"]
 
@@ -23,15 +23,10 @@ _MOST = 200
 _LONGEST = 30 * 86400
 
 
-def trials_file() -> Path:
-    """Return where trials are kept: under ``$XDG_CACHE_HOME`` or ``~/.cache`` (XDG Base Directory Specification).
-
-    Raises:
-        RuntimeError: the user has no home.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification has relative paths ignored.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "tomoscribe" / "trials.json"
+def trials_file() -> Path | None:
+    """Return where trials are kept, see `user_cache`; None where the user has no home."""
+    folder = user_cache()
+    return None if folder is None else folder / "trials.json"
 
 
 def recall(facts: Mapping[str, Any]) -> dict[str, float] | None:
@@ -57,17 +52,22 @@ def remember(facts: Mapping[str, Any], seconds_per_slice: Mapping[str, float]) -
     trials.pop(_key(facts), None)
     kept = list(trials.items())[-(_MOST - 1) :]
     entry = {"facts": dict(facts), "measured": time.time(), "seconds_per_slice": dict(seconds_per_slice)}
-    with contextlib.suppress(OSError, RuntimeError):
-        path = trials_file()
+    path = trials_file()
+    if path is None:
+        return
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(dict([*kept, (_key(facts), entry)]), indent=1) + "\n", encoding="utf-8")
 
 
 def _read() -> dict[str, Any]:
+    path = trials_file()
+    if path is None:
+        return {}
     try:
-        trials = json.loads(trials_file().read_text(encoding="utf-8"))
-    except (OSError, RuntimeError, ValueError):
+        trials = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return trials if isinstance(trials, dict) else {}
 

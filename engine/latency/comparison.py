@@ -111,8 +111,8 @@ def compare(before: Record, after: Record, tolerance: float = 0.05) -> Compariso
     pairs = tuple(_pair(rows[key], later[key], tolerance) for key in rows if key in later)
     if not pairs:
         raise ParameterError(
-            "expected a configuration (backend, precision, tile, batch, streams) that both files have, found none; "
-            "measure both with the same options"
+            "expected a configuration (backend, precision, device, tile, batch, streams) that both files have, found "
+            "none; measure both with the same options"
         )
     return Comparison(
         pairs=pairs,
@@ -169,6 +169,11 @@ def _differences(before: Record, after: Record) -> tuple[str, ...]:
     if machines[0] != machines[1]:
         was, is_now = (f"{processor}, {cores} cores" for processor, cores in machines)
         warnings.append(f"the machines differ ({was}; {is_now}): a difference in speed may be theirs")
+    gpus = [record.machine.get("gpus") or {} for record in (before, after)]
+    for number in sorted(gpus[0].keys() & gpus[1].keys()):
+        was, is_now = (names[number] for names in gpus)
+        if was != is_now:
+            warnings.append(f"GPU {number} differs ({was}; {is_now}): a difference in speed may be its own")
     if before.model != after.model:
         names = before.model["name"], after.model["name"]
         which = f"{names[0]} and {names[1]}" if names[0] != names[1] else f"{names[0]} with other weights"

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
+from tomoscribe.engine.backends.gpu_choice import CPU, gpu_names, parse_devices
 from tomoscribe.engine.backends.processor import read_processor
 from tomoscribe.engine.bundle import CHECKPOINT, Bundle
 from tomoscribe.engine.errors import ParameterError
@@ -26,7 +27,16 @@ __all__ = ["Measurement", "Record"]
 
 _FORMAT = "tomoscribe-bench"
 _FORMAT_VERSION = 1
-_PACKAGES = ("tomoscribe", "numpy", "onnxruntime", "openvino")
+_PACKAGES = (
+    "tomoscribe",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt-cu13",
+    "cuda-bindings",
+    "pycuda",
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,8 @@ class Measurement:
 
     Attributes:
         kind: ``latency``, ``volume`` or ``cold start``.
-        configuration: what was measured, in JSON's types: backend, precision, tile as ``[height, width]``, and what
-            else the kind depends on.
+        configuration: what was measured, in JSON's types: backend, precision, device, tile as ``[height, width]``, and
+            what else the kind depends on.
         figures: what can be compared with another run, by a name that ends with its unit.
         details: the rest.
     """
@@ -68,7 +78,7 @@ class Record:
     """A benchmark.
 
     Attributes:
-        machine: processor, cores and memory.
+        machine: processor, cores, memory, and by its number what each GPU is that was measured.
         versions: of Python, and of the packages that speed depends on.
         model: its name, and the sha256 of each of its networks.
         effort: how long was measured: ``warm_up`` in ms, ``duration`` in seconds, ``runs``.
@@ -95,6 +105,7 @@ class Record:
                 "cores_installed": cores.installed,
                 "cores_usable": cores.usable,
                 "memory_bytes": read_memory().installed,
+                "gpus": _gpus(measurements),
             },
             versions={"python": platform.python_version(), **_versions()},
             model={
@@ -163,13 +174,22 @@ def _measurement(row: Mapping[str, Any]) -> Measurement:
     entries = dict(row)
     kind, configuration, figures = (entries.pop(key) for key in ("kind", "configuration", "figures"))
     read = {name: _figure(name, **figure) for name, figure in figures.items()}
-    return Measurement(str(kind), dict(configuration), read, entries)
+    # Before there were others, the device was not written down.
+    configuration = {**configuration, "device": configuration.get("device", CPU)}
+    return Measurement(str(kind), configuration, read, entries)
 
 
 def _figure(name: str, value: float, standard_error: float | None, samples: int) -> Figure:
     if not value > 0 or (standard_error is None) != (samples < 2):
         raise ValueError(f"{name} is {value!r} with a standard error of {standard_error!r}, of {samples!r} samples")
     return Figure(float(value), None if standard_error is None else float(standard_error), int(samples))
+
+
+def _gpus(measurements: Sequence[Measurement]) -> dict[str, str]:
+    devices = {row.configuration["device"] for row in measurements}
+    numbers = sorted({number for device in devices for number in parse_devices(device) or ()})
+    # Where all was measured on the CPU, CUDA is left alone.
+    return {str(number): name for number, name in gpu_names(numbers).items()} if numbers else {}
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tomoscribe.engine.backends import BACKENDS, SlotShape
+from tomoscribe.engine.backends import SlotShape, build_backend
+from tomoscribe.engine.backends.gpu_choice import CPU
 from tomoscribe.engine.bundle import Bundle
 from tomoscribe.engine.errors import BackendError, ParameterError
 from tomoscribe.engine.latency.statistics import Figure
@@ -34,6 +35,7 @@ class ColdStart:
     Attributes:
         backend: that was started.
         precision: that the model is computed in.
+        device: where: ``cpu``, or the numbers of GPUs.
         tile: height and width in pixels of the first queries.
         samples: of each start, by stage: ``python``, from the start of the process to its first statement; ``import``,
             tomoscribe's engine and the backend's runtime; ``load``, the bundle, its checksum and the network,
@@ -42,12 +44,18 @@ class ColdStart:
 
     backend: str
     precision: str
+    device: str
     tile: tuple[int, int]
     samples: tuple[dict[str, float], ...]
 
     def configuration(self) -> dict[str, Any]:
         """Return what was measured, in JSON's types."""
-        return {"backend": self.backend, "precision": self.precision, "tile": list(self.tile)}
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "device": self.device,
+            "tile": list(self.tile),
+        }
 
     def figures(self) -> dict[str, Figure]:
         """Return the medians of the stages and of their sums."""
@@ -60,15 +68,16 @@ class ColdStart:
 
 
 def measure_cold_start(
-    bundle: Bundle, backend: str, precision: str, tile: tuple[int, int], *, repeats: int = 5
+    bundle: Bundle, backend: str, precision: str, tile: tuple[int, int], *, device: str = CPU, repeats: int = 5
 ) -> ColdStart:
     """Start a backend in fresh processes, one after the other. The files come from the page cache from the second on.
 
     Args:
         bundle: the model.
-        backend: a name of `BACKENDS`.
+        backend: a name of `GPU_BACKENDS` or `BACKENDS`.
         precision: one of `PRECISIONS`.
         tile: height and width in pixels.
+        device: ``cpu``, or the numbers of GPUs.
         repeats: how many processes.
 
     Raises:
@@ -77,8 +86,8 @@ def measure_cold_start(
     """
     if repeats < 1:
         raise ParameterError(f"expected at least one cold start, found {repeats}")
-    arguments = [str(bundle.path.absolute()), backend, precision, *map(str, tile)]
-    return ColdStart(backend, precision, tile, tuple(_start(arguments) for _ in range(repeats)))
+    arguments = [str(bundle.path.absolute()), backend, precision, device, *map(str, tile)]
+    return ColdStart(backend, precision, device, tile, tuple(_start(arguments) for _ in range(repeats)))
 
 
 def _start(arguments: list[str]) -> dict[str, float]:
@@ -102,13 +111,13 @@ def report(began: int) -> None:
     Args:
         began: when the process read its first statement.
     """
-    path, name, precision, height, width = sys.argv[1:]
+    path, name, precision, device, height, width = sys.argv[1:]
     # The backends are called after the modules of their runtimes; one that is not is imported as it is loaded.
     with contextlib.suppress(ImportError):
-        importlib.import_module(name)
+        importlib.import_module(name.partition("-")[0])
     times = [began, time.perf_counter_ns()]
     bundle = Bundle.load(path)
-    backend = BACKENDS[name](bundle, precision=precision)
+    backend = build_backend(name, bundle, precision=precision, device=device)
     specification = bundle.specification
     shape = SlotShape(1, specification.context, int(height), int(width), specification.classes)
     slots = backend.allocate(shape, backend.streams)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 
-from tomoscribe.engine.backends import BACKENDS
+from tomoscribe.engine.backends import build_backend
 from tomoscribe.engine.bundle import Bundle, ModelSpecification
 from tomoscribe.engine.errors import ParameterError
-from tomoscribe.engine.latency.configuration import Choice, Configuration, Effort
+from tomoscribe.engine.latency.configuration import Choice, Configuration, Effort, in_words
 from tomoscribe.engine.latency.measurement import Latency, measure_latency
 from tomoscribe.engine.latency.start import ColdStart, measure_cold_start
 from tomoscribe.engine.latency.volume import VolumeTimes, measure_volume
+
+if TYPE_CHECKING:
+    from tomoscribe.engine.plans.progress import BuildProgress
 
 __all__ = ["Result", "Step", "Sweep"]
 
@@ -34,7 +38,7 @@ class Sweep:
     Attributes:
         tiles: height and width in pixels; volumes have slices of these sizes.
         batches: slices of a query.
-        streams: queries at a time; None for as many as `segment` takes.
+        streams: queries at a time, one for each GPU at least; None for as many as `segment` takes.
         slices: of the volumes; 0 measures none.
         cold_starts: how many of each; 0 measures none.
         effort: how long queries are measured.
@@ -47,8 +51,13 @@ class Sweep:
     cold_starts: int = 5
     effort: Effort = field(default_factory=Effort)
 
-    def steps(self, bundle: Bundle, choices: Sequence[Choice]) -> list[Step]:
+    def steps(self, bundle: Bundle, choices: Sequence[Choice], building: BuildProgress | None = None) -> list[Step]:
         """Return what to do, one after the other: each step has the machine to itself.
+
+        Args:
+            bundle: the model.
+            choices: what runs it where.
+            building: is told how far a plan is, where TensorRT has to build one.
 
         Raises:
             ParameterError: tiles that the model cannot work on, or an empty batch.
@@ -56,8 +65,8 @@ class Sweep:
         self._check(bundle.specification)
         pairs = list(product(choices, self.tiles))
         return [
-            *(self._queries(bundle, configuration) for configuration in self._configurations(choices)),
-            *(self._volume(bundle, choice, tile) for choice, tile in pairs if self.slices),
+            *(self._queries(bundle, configuration, building) for configuration in self._configurations(choices)),
+            *(self._volume(bundle, choice, tile, building) for choice, tile in pairs if self.slices),
             *(self._cold_start(bundle, choice, tile) for choice, tile in pairs if self.cold_starts),
         ]
 
@@ -75,14 +84,22 @@ class Sweep:
 
     def _configurations(self, choices: Sequence[Choice]) -> Iterator[Configuration]:
         for choice, tile, batch in product(choices, self.tiles, self.batches):
+            fewest = len(choice.device.split(","))
+            wanted = (choice.streams if number is None else max(number, fewest) for number in self.streams)
             # On one core, as many as `segment` takes are one.
-            for streams in dict.fromkeys(choice.streams if number is None else number for number in self.streams):
-                yield Configuration(choice.backend, choice.precision, tile, batch, streams)
+            for streams in dict.fromkeys(wanted):
+                yield Configuration(choice.backend, choice.precision, choice.device, tile, batch, streams)
 
-    def _queries(self, bundle: Bundle, configuration: Configuration) -> Step:
+    def _queries(self, bundle: Bundle, configuration: Configuration, building: BuildProgress | None) -> Step:
         def run() -> Latency:
-            build = BACKENDS[configuration.backend]
-            backend = build(bundle, precision=configuration.precision, streams=configuration.streams)
+            backend = build_backend(
+                configuration.backend,
+                bundle,
+                precision=configuration.precision,
+                streams=configuration.streams,
+                device=configuration.device,
+                building=building,
+            )
             try:
                 return measure_latency(backend, configuration, bundle.specification, self.effort)
             finally:
@@ -90,16 +107,19 @@ class Sweep:
 
         return Step(str(configuration), run)
 
-    def _volume(self, bundle: Bundle, choice: Choice, tile: tuple[int, int]) -> Step:
+    def _volume(self, bundle: Bundle, choice: Choice, tile: tuple[int, int], building: BuildProgress | None) -> Step:
         shape = (self.slices, *tile)
+        backend, precision, device = choice.backend, choice.precision, choice.device
+        size = " x ".join(map(str, shape[::-1]))
         return Step(
-            f"{choice.backend} {choice.precision}, a volume of {' x '.join(map(str, shape[::-1]))} from file to files",
-            lambda: measure_volume(bundle, choice.backend, choice.precision, shape),
+            f"{in_words(backend, precision, device)}, a volume of {size} from file to files",
+            lambda: measure_volume(bundle, backend, precision, shape, device=device, building=building),
         )
 
     def _cold_start(self, bundle: Bundle, choice: Choice, tile: tuple[int, int]) -> Step:
         height, width = tile
+        backend, precision, device = choice.backend, choice.precision, choice.device
         return Step(
-            f"{choice.backend} {choice.precision}, tiles of {height}x{width}, {self.cold_starts} cold starts",
-            lambda: measure_cold_start(bundle, choice.backend, choice.precision, tile, repeats=self.cold_starts),
+            f"{in_words(backend, precision, device)}, tiles of {height}x{width}, {self.cold_starts} cold starts",
+            lambda: measure_cold_start(bundle, backend, precision, tile, device=device, repeats=self.cold_starts),
         )

@@ -13,16 +13,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mrcfile
 import numpy as np
 
+from tomoscribe.engine.backends.gpu_choice import CPU
 from tomoscribe.engine.bundle import Bundle, ModelSpecification
 from tomoscribe.engine.errors import ParameterError
 from tomoscribe.engine.latency.statistics import Figure
 from tomoscribe.engine.replacing import replacing
 from tomoscribe.engine.segmentation import Segmenter
+
+if TYPE_CHECKING:
+    from tomoscribe.engine.plans.progress import BuildProgress
 
 __all__ = ["VolumeTimes", "measure_volume"]
 
@@ -39,6 +43,7 @@ class VolumeTimes:
     Attributes:
         backend: that ran the model.
         precision: that it was computed in.
+        device: where: ``cpu``, or the numbers of GPUs.
         shape: ``(z, y, x)`` of the tomogram, int16.
         description: what ran where, the backend's own words.
         first_slice: seconds from the call to the first slices that the stream is done with.
@@ -47,6 +52,7 @@ class VolumeTimes:
 
     backend: str
     precision: str
+    device: str
     shape: tuple[int, int, int]
     description: str
     first_slice: tuple[float, ...]
@@ -55,7 +61,13 @@ class VolumeTimes:
     def configuration(self) -> dict[str, Any]:
         """Return what was measured, in JSON's types."""
         depth, *tile = self.shape
-        return {"backend": self.backend, "precision": self.precision, "tile": tile, "slices": depth}
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "device": self.device,
+            "tile": tile,
+            "slices": depth,
+        }
 
     def figures(self) -> dict[str, Figure]:
         """Return the medians: the time to the first labelled slice, and the throughput."""
@@ -78,7 +90,14 @@ class _FirstSliceLabelled(Exception):  # noqa: N818 - it ends a run that went we
 
 
 def measure_volume(
-    bundle: Bundle, backend: str, precision: str, shape: tuple[int, int, int], folder: Path | None = None
+    bundle: Bundle,
+    backend: str,
+    precision: str,
+    shape: tuple[int, int, int],
+    folder: Path | None = None,
+    *,
+    device: str = CPU,
+    building: BuildProgress | None = None,
 ) -> VolumeTimes:
     """Segment a tomogram of noise: five times up to its first slice, and five times to the end.
 
@@ -87,10 +106,12 @@ def measure_volume(
 
     Args:
         bundle: the model.
-        backend: a name of `BACKENDS`.
+        backend: a name of `GPU_BACKENDS` or `BACKENDS`.
         precision: one of `PRECISIONS`.
         shape: ``(z, y, x)`` of the tomogram.
         folder: where it and the outputs lie meanwhile; that of temporary files if None.
+        device: ``cpu``, or the numbers of GPUs.
+        building: is told how far a plan is, where TensorRT has to build one.
 
     Raises:
         ParameterError: an empty shape.
@@ -102,7 +123,7 @@ def measure_volume(
         raise ParameterError(f"expected a volume of at least one slice of at least one pixel, found {shape}")
     with (
         tempfile.TemporaryDirectory(prefix="tomoscribe-bench-", dir=folder) as scratch,
-        Segmenter(bundle, backend=backend, precision=precision) as segmenter,
+        Segmenter(bundle, backend=backend, precision=precision, device=device, building=building) as segmenter,
     ):
         tomogram, output = Path(scratch) / "noise.mrc", Path(scratch) / "labels"
         _write_noise(tomogram, shape, bundle.specification)
@@ -114,6 +135,7 @@ def measure_volume(
         return VolumeTimes(
             backend=backend,
             precision=precision,
+            device=device,
             shape=shape,
             description=segmenter.backend,
             first_slice=tuple(_to_first_slice(run) for _ in range(_FIRSTS)),

@@ -14,10 +14,7 @@ from tomoscribe.engine import (
     BackendUnavailableError,
     Bundle,
     BundleError,
-    ClassMap,
     IntensityError,
-    LabelClass,
-    ModelSpecification,
     OutputError,
     OutputExistsError,
     ParameterError,
@@ -26,8 +23,7 @@ from tomoscribe.engine import (
     open_tomogram,
     segment,
 )
-from tomoscribe.engine.segmentation import _batch
-from tomoscribe.engine.tiles import TilePlan
+from tomoscribe.engine.backends import SlotLimits
 
 SHAPE = (7, 45, 38)
 
@@ -124,19 +120,9 @@ def test_a_model_of_bright_density_sees_the_tomogram_turned_over(tomogram, tiny_
 
 @pytest.mark.parametrize(("largest", "pixels"), [(16, 2**18), (1024, 1), (1024, 2**12), (24, 2**11)])
 def test_tiles_and_batches_do_not_change_the_labels(tomogram, tiny_bundle, monkeypatch, largest, pixels, volumes):
-    monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
-    monkeypatch.setattr("tomoscribe.engine.segmentation.BATCH_PIXELS", pixels)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_backend.CPU_LIMITS", SlotLimits(largest**2, pixels))
     result = segment(tomogram, model=tiny_bundle)
     np.testing.assert_array_equal(volumes.read(result.labels), volumes.expected_labels(volumes.values()))
-
-
-def test_a_slot_stays_small_however_many_classes_there_are():
-    plan = TilePlan.for_slice((256, 256), multiple=16, halo=0, pixels=2**20)
-    for count, batch in ((5, 4), (250, 4), (255, 3)):
-        class_map = ClassMap(tuple(LabelClass(n, f"c{n}", (0, 0, 0)) for n in range(1, count + 1)))
-        specification = ModelSpecification("m", class_map, 0, 16, 0, (10.0, 10.0))
-        assert _batch(plan, specification, (0, 100)) == batch
-        assert _batch(plan, specification, (3, 5)) == 2
 
 
 def test_an_existing_output_is_replaced_only_when_told_to(tomogram, tiny_bundle, tmp_path):

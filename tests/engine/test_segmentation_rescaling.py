@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tomoscribe.engine import IntensityError, OutputError, ParameterError, segment
+from tomoscribe.engine.backends import SlotLimits
 
 SHAPE = (7, 45, 38)
 
@@ -31,7 +32,7 @@ RESCALED = [(4.0, (16, 13)), (24.0, (68, 57))]
 def test_the_model_sees_voxels_that_it_knows_and_labels_are_the_tomogram_s(
     tmp_path, tiny_bundle, monkeypatch, voxel_size, seen, largest, volumes
 ):
-    monkeypatch.setattr("tomoscribe.engine.segmentation.TILE_PIXELS", largest**2)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_backend.CPU_LIMITS", SlotLimits(largest**2, 2**18))
     values = volumes.values()
     path = volumes.write(tmp_path / "a.mrc", values, voxel_size)
     result = segment(path, model=tiny_bundle)

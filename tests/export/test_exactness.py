@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tomoscribe.engine import segmentation
+from tomoscribe.engine.backends import SlotLimits, cpu_backend
 from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
 from tomoscribe.engine.bundle import Artifact, Bundle
 from tomoscribe.engine.intensity import measure_intensity
@@ -104,7 +104,7 @@ def test_a_stream_is_a_plain_loop_label_for_label_and_score_for_score(model, tom
 
 def test_what_segment_writes_is_a_plain_loop_too(model, tomogram, tmp_path, monkeypatch):
     checkpoint, bundle = model
-    monkeypatch.setattr(segmentation, "TILE_PIXELS", 64 * 64)
+    monkeypatch.setattr(cpu_backend, "CPU_LIMITS", SlotLimits(64 * 64, 2**18))
     with Segmenter(bundle.path, backend="onnxruntime", precision="fp32") as segmenter:
         written = segmenter.segment(tomogram, tmp_path / "out")
     labels, scores = plain_loop(checkpoint, tomogram)

@@ -73,19 +73,21 @@ class Trials:
 @pytest.fixture
 def trial(monkeypatch):
     trial = Trials()
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.run_trial", trial)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.run_trial", trial)
     return trial
 
 
 @pytest.fixture
 def backends(monkeypatch):
-    """Set the backends; what is made of them is in the list that is returned."""
+    """Set the backends of a CPU, on a machine without a GPU."""
 
     def set_backends(**known):
-        monkeypatch.setattr("tomoscribe.engine.backends.selection.BACKENDS", known)
+        for module in ("cpu_choice", "selection"):
+            monkeypatch.setattr(f"tomoscribe.engine.backends.{module}.BACKENDS", known)
 
     monkeypatch.setattr(Fake, "made", [], raising=False)
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: ABLE)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.read_processor", lambda: ABLE)
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.has_gpu", lambda: False)
     return set_backends
 
 
@@ -129,11 +131,13 @@ def test_another_bundle_machine_version_or_question_is_another_trial(backends, t
     choose_backend("auto", make_bundle(), latency=True)
     choose_backend("auto", make_bundle(seed=1))
     choose_backend("auto", make_bundle(), precision="int8")
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.usable_cores", lambda: 99)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.usable_cores", lambda: 99)
     choose_backend("auto", make_bundle())
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: Processor("another", True, True))
+    monkeypatch.setattr(
+        "tomoscribe.engine.backends.cpu_choice.read_processor", lambda: Processor("another", True, True)
+    )
     choose_backend("auto", make_bundle())
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.version", lambda package: "99")
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.version", lambda package: "99")
     choose_backend("auto", make_bundle())
     assert len(trial.calls) == 7
     choose_backend("auto", make_bundle())
@@ -179,7 +183,7 @@ def test_where_all_fail_in_the_trial_all_are_closed(backends, make_bundle, monke
         raise BackendError("broke")
 
     backends(openvino=Swift, onnxruntime=Slow)
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.run_trial", fail)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.run_trial", fail)
     with pytest.raises(BackendError, match="broke"):
         choose_backend("auto", make_bundle())
     assert [made.closed for made in Fake.made] == [True, True]
@@ -270,7 +274,7 @@ def test_a_precision_is_not_taken_unasked_where_the_processor_lacks_it(backends,
     backends(onnxruntime=Slow)
     bundle = make_bundle(others=["int8-cpu"], parity={"int8-cpu": judged()})
     assert choose_backend("onnxruntime", bundle)[0].precision == "int8"
-    monkeypatch.setattr("tomoscribe.engine.backends.selection.read_processor", lambda: PLAIN)
+    monkeypatch.setattr("tomoscribe.engine.backends.cpu_choice.read_processor", lambda: PLAIN)
     assert choose_backend("onnxruntime", bundle)[0].precision == "fp32"
     assert choose_backend("onnxruntime", bundle, precision="int8")[0].precision == "int8"
     backends(openvino=OpenVino)
@@ -284,7 +288,8 @@ def test_auto_fails_where_nothing_runs(backends, make_bundle):
         choose_backend("auto", make_bundle())
 
 
-def test_auto_does_not_hide_a_bad_bundle(make_bundle):
+def test_auto_does_not_hide_a_bad_bundle(make_bundle, monkeypatch):
+    monkeypatch.setattr("tomoscribe.engine.backends.selection.has_gpu", lambda: False)
     bundle = make_bundle()
     bundle.artifact_path("fp32").write_bytes(b"")
     with pytest.raises(BundleError):
@@ -292,15 +297,17 @@ def test_auto_does_not_hide_a_bad_bundle(make_bundle):
 
 
 def test_an_unknown_name_lists_those_that_are_known(make_bundle):
-    with pytest.raises(ParameterError, match="backend 'cuda': expected one of auto, openvino, onnxruntime"):
+    with pytest.raises(
+        ParameterError, match="backend 'cuda': expected one of auto, tensorrt, onnxruntime-cuda, openvino, onnxruntime"
+    ):
         choose_backend("cuda", make_bundle())
-    with pytest.raises(ParameterError, match="precision 'fp8': expected one of auto, fp32, bf16, int8"):
+    with pytest.raises(ParameterError, match="precision 'fp8': expected one of auto, fp32, fp16, bf16, int8"):
         choose_backend("auto", make_bundle(), precision="fp8")
 
 
 def test_the_cpu_is_always_there(make_bundle):
     assert list(BACKENDS)[-1] == "onnxruntime"
-    backend, reason = choose_backend("auto", make_bundle())
+    backend, reason = choose_backend("auto", make_bundle(), device="cpu")
     assert reason.startswith(f"{backend.name} fp32, ")
     backend.close()
 

@@ -17,18 +17,22 @@ from tomoscribe.engine.latency.start import STAGES, ColdStart
 from tomoscribe.engine.latency.statistics import Figure
 from tomoscribe.engine.latency.volume import VolumeTimes
 
-VOLUME = VolumeTimes("openvino", "int8", (4, 64, 64), "OpenVINO", (0.1, 0.2), (1.0, 1.1))
-START = ColdStart("openvino", "int8", (64, 64), (dict.fromkeys(STAGES, 5.0),))
+VOLUME = VolumeTimes("openvino", "int8", "cpu", (4, 64, 64), "OpenVINO", (0.1, 0.2), (1.0, 1.1))
+START = ColdStart("openvino", "int8", "cpu", (64, 64), (dict.fromkeys(STAGES, 5.0),))
 
 
-def row(configuration="a", **figures):
+def row(configuration="a", device="cpu", **figures):
     return Measurement(
-        "latency", {"backend": configuration}, {name: Figure(*figure) for name, figure in figures.items()}
+        "latency",
+        {"backend": configuration, "device": device},
+        {name: Figure(*figure) for name, figure in figures.items()},
     )
 
 
 @pytest.fixture
-def record(tiny_bundle):
+def record(tiny_bundle, monkeypatch):
+    monkeypatch.setattr("tomoscribe.engine.latency.record.gpu_names", lambda numbers: dict.fromkeys(numbers, "NVIDIA"))
+
     def record(*rows, **entries):
         return replace(Record.of(Bundle.load(tiny_bundle), Effort(), rows), **entries)
 
@@ -167,3 +171,52 @@ def test_what_else_differs_is_told(record):
     assert "tiny with other weights" in warnings[1]
     assert f"numpy {one.versions['numpy']} → none, tomoscribe {one.versions['tomoscribe']} → 9" in warnings[2]
     assert "tiny and big" in compare(one, record(row(), model=model | {"name": "big"})).warnings[0]
+
+
+def test_another_device_is_another_configuration(record):
+    figure = {"x_ms": (1.0, 0.0, 5)}
+    before = record(row(**figure), row(device="0", **figure), machine={"gpus": {"0": "NVIDIA H200"}})
+    after = record(row(device="0", **figure), row(device="1", **figure), machine={"gpus": {"0": "NVIDIA H200"}})
+    found = compare(before, after)
+    assert [pair.configuration["device"] for pair in found.pairs] == ["0"]
+    assert [row.configuration["device"] for row in found.only_before] == ["cpu"]
+    assert [row.configuration["device"] for row in found.only_after] == ["1"]
+    with pytest.raises(ParameterError, match=r"backend, precision, device, .* that both files have, found none"):
+        compare(record(row(**figure)), record(row(device="0", **figure), machine={}))
+
+
+def test_a_gpu_of_another_kind_is_told(record):
+    figure = {"x_ms": (1.0, 0.0, 5)}
+    machines = [{"gpus": {"0": "NVIDIA H200", "1": "NVIDIA L4"}}, {"gpus": {"0": "NVIDIA A100"}}, {}]
+    records = [record(row(device="0", **figure), machine=machine) for machine in machines]
+    (warning,) = compare(*records[:2]).warnings
+    assert warning == "GPU 0 differs (NVIDIA H200; NVIDIA A100): a difference in speed may be its own"
+    assert compare(records[0], records[2]).warnings == compare(records[1], records[1]).warnings == ()
+
+
+def test_a_record_names_the_gpus_that_were_measured(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(
+        "tomoscribe.engine.latency.record.gpu_names", lambda numbers: {number: f"GPU-{number}" for number in numbers}
+    )
+    rows = [row(device=device, x_ms=(1.0, 0.0, 5)) for device in ("1,0", "cpu", "10")]
+    assert Record.of(Bundle.load(tiny_bundle), Effort(), rows).machine["gpus"] == {
+        "0": "GPU-0",
+        "1": "GPU-1",
+        "10": "GPU-10",
+    }
+
+
+def test_where_no_gpu_was_measured_none_is_asked_for(record, monkeypatch):
+    monkeypatch.delattr("tomoscribe.engine.latency.record.gpu_names")
+    assert record(row()).machine["gpus"] == {}
+
+
+def test_a_record_from_before_there_were_gpus_is_of_the_cpu(record, tmp_path):
+    path = tmp_path / "a.json"
+    record(row(x_ms=(1.0, 0.0, 5))).write(path)
+    page = json.loads(path.read_text())
+    del page["machine"]["gpus"], page["measurements"][0]["configuration"]["device"]
+    path.write_text(json.dumps(page))
+    read = Record.read(path)
+    assert read.measurements[0].configuration["device"] == "cpu"
+    assert compare(read, record(row(x_ms=(1.0, 0.0, 5)))).warnings == ()

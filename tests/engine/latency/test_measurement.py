@@ -11,7 +11,7 @@ from tomoscribe.engine import Bundle
 from tomoscribe.engine.backends import BACKENDS, choose_backend
 from tomoscribe.engine.backends.cpu import allocate_slots
 from tomoscribe.engine.errors import BackendError, ParameterError
-from tomoscribe.engine.latency.configuration import Configuration, Effort, choose
+from tomoscribe.engine.latency.configuration import Choice, Configuration, Effort, choose, in_words
 from tomoscribe.engine.latency.measurement import Latency, measure_latency
 from tomoscribe.engine.latency.sweep import Sweep
 
@@ -58,7 +58,7 @@ class PlayedBackend:
 
 
 def configuration(streams, batch=2, tile=(4, 8)):
-    return Configuration("onnxruntime", "fp32", tile, batch, streams)
+    return Configuration("onnxruntime", "fp32", "cpu", tile, batch, streams)
 
 
 def play(backend, **effort):
@@ -153,12 +153,37 @@ def test_an_effort_that_cannot_be_is_refused(wrong):
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
 def test_what_is_chosen_is_what_segment_takes(tiny_bundle, backend):
     bundle = Bundle.load(tiny_bundle)
-    found = choose(bundle, backend, "auto")
-    chosen, _ = choose_backend(backend, bundle)
+    found = choose(bundle, backend, "auto", "cpu")
+    chosen, _ = choose_backend(backend, bundle, device="cpu")
     chosen.close()
-    assert (found.backend, found.streams) == (chosen.name, chosen.streams)
+    assert (found.backend, found.device, found.streams) == (chosen.name, "cpu", chosen.streams)
     assert found.reason.startswith(f"{found.backend} {found.precision},")
     BACKENDS[found.backend](bundle, precision=found.precision, streams=1).close()
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "found"),
+    [("tensorrt", "auto", "0"), ("tensorrt", "3", "3"), ("tensorrt", "1, 0", "1,0"), ("openvino", "auto", "cpu")],
+)
+def test_the_device_is_that_which_was_chosen(monkeypatch, name, device, found):
+    asked = []
+    chosen = SimpleNamespace(name=name, description="A 1.0 on GPU 0, B, FP16", streams=2, close=lambda: None)
+
+    def choose_backend(backend, bundle, **how):
+        asked.append((backend, bundle, how))
+        return chosen, "why"
+
+    monkeypatch.setattr("tomoscribe.engine.latency.configuration.choose_backend", choose_backend)
+    assert choose("bundle", "auto", "auto", device, building=len) == Choice(name, "fp16", found, 2, "why")
+    assert asked == [("auto", "bundle", {"precision": "auto", "device": device, "building": len})]
+
+
+def test_what_runs_where_is_said_in_words():
+    assert in_words("openvino", "int8", "cpu") == "openvino int8"
+    assert in_words("tensorrt", "fp16", "0,1") == "tensorrt fp16 on GPU 0,1"
+    on_gpu = Configuration("tensorrt", "fp16", "0", (64, 32), 2, 1)
+    assert str(on_gpu) == "tensorrt fp16 on GPU 0, tiles of 64x32, batch 2, 1 stream"
+    assert on_gpu.to_json()["device"] == "0"
 
 
 class TestSweep:
@@ -175,9 +200,33 @@ class TestSweep:
         assert steps[-5].description == "onnxruntime fp32, a volume of 16 x 8 x 2 from file to files"
 
     def test_as_many_streams_as_segment_takes_are_not_measured_twice(self, tiny_bundle):
-        choice = SimpleNamespace(backend="onnxruntime", precision="fp32", streams=2)
+        choice = Choice("onnxruntime", "fp32", "cpu", 2, "")
         found = self.configurations(Bundle.load(tiny_bundle), [choice], tiles=[(8, 8)], streams=[1, None, 2])
         assert [line.rpartition(", ")[2] for line in found] == ["1 stream", "2 streams"]
+
+    def test_several_gpus_have_a_query_each_at_least(self, tiny_bundle):
+        choice = Choice("tensorrt", "fp16", "0,1", 4, "")
+        found = self.configurations(Bundle.load(tiny_bundle), [choice], tiles=[(8, 8)], streams=[1, 2, None, 6])
+        assert [line.rpartition(", ")[2] for line in found] == ["2 streams", "4 streams", "6 streams"]
+
+    def test_every_step_is_told_where_and_who_hears_of_plans(self, tiny_bundle, monkeypatch):
+        calls = {}
+        for function in ("build_backend", "measure_volume", "measure_cold_start"):
+            monkeypatch.setattr(
+                f"tomoscribe.engine.latency.sweep.{function}",
+                lambda *_, function=function, **how: calls.update({function: how}) or PlayedBackend(1),
+            )
+        monkeypatch.setattr("tomoscribe.engine.latency.sweep.measure_latency", lambda *_: None)
+        monkeypatch.setattr(PlayedBackend, "close", lambda self: None, raising=False)
+        choice = Choice("tensorrt", "fp16", "1", 2, "")
+        bundle = Bundle.load(tiny_bundle)
+        steps = Sweep(tiles=[(8, 8)], streams=[None], cold_starts=1).steps(bundle, [choice], len)
+        assert all("tensorrt fp16 on GPU 1, " in step.description for step in steps)
+        for step in steps:
+            step.run()
+        assert calls["build_backend"] == {"precision": "fp16", "streams": 2, "device": "1", "building": len}
+        assert calls["measure_volume"] == {"device": "1", "building": len}
+        assert calls["measure_cold_start"] == {"device": "1", "repeats": 1}
 
     @pytest.mark.parametrize("wrong", [{"tiles": [(8, 12)]}, {"tiles": [(0, 8)]}, {"tiles": [(8, 8)], "batches": [0]}])
     def test_what_cannot_be_measured_is_refused_before(self, tiny_bundle, wrong):
@@ -190,7 +239,7 @@ class TestSweep:
         backend.wait = lambda slot: (_ for _ in ()).throw(KeyboardInterrupt)
         built = []
         monkeypatch.setitem(BACKENDS, "onnxruntime", lambda bundle, **options: built.append(options) or backend)
-        choice = SimpleNamespace(backend="onnxruntime", precision="fp32", streams=2)
+        choice = Choice("onnxruntime", "fp32", "cpu", 2, "")
         bundle = Bundle.load(tiny_bundle)
         step, *_ = Sweep(tiles=[(8, 8)], streams=[None]).steps(bundle, [choice])
         with pytest.raises(KeyboardInterrupt):

@@ -32,11 +32,16 @@ def test_a_process_that_fails_says_why(tiny_bundle):
         measure_cold_start(Bundle.load(tiny_bundle), "onnxruntime", "int8", (8, 8), repeats=1)
 
 
+def test_the_process_runs_it_where_it_is_told_to(tiny_bundle):
+    with pytest.raises(BackendError, match="device '0': expected cpu or auto, for onnxruntime runs on the CPU"):
+        measure_cold_start(Bundle.load(tiny_bundle), "onnxruntime", "fp32", (8, 8), device="0", repeats=1)
+
+
 def test_figures_are_medians_and_the_total_is_of_whole_starts():
     samples = [
         dict(zip(STAGES, times, strict=True)) for times in ((1, 10, 100, 1000), (3, 20, 100, 900), (2, 60, 50, 800))
     ]
-    figures = ColdStart("onnxruntime", "fp32", (8, 8), tuple(samples)).figures()
+    figures = ColdStart("onnxruntime", "fp32", "cpu", (8, 8), tuple(samples)).figures()
     assert {name: figure.value for name, figure in figures.items()} == {
         "python_ms": 2,
         "import_ms": 20,

@@ -64,15 +64,26 @@ def test_the_tomogram_is_noise_of_a_voxel_size_that_the_model_knows(tiny_bundle,
 
 
 def test_figures_are_medians():
-    found = VolumeTimes("openvino", "int8", (10, 100, 1000), "", (0.2, 0.1, 0.4), (2.0, 1.0, 4.0))
+    found = VolumeTimes("openvino", "int8", "cpu", (10, 100, 1000), "", (0.2, 0.1, 0.4), (2.0, 1.0, 4.0))
     assert found.figures()["first_slice_ms"].value == 200
     assert found.figures()["mvoxels_per_second"].value == 0.5
-    assert found.configuration() == {"backend": "openvino", "precision": "int8", "tile": [100, 1000], "slices": 10}
+    assert found.configuration() == {
+        "backend": "openvino",
+        "precision": "int8",
+        "device": "cpu",
+        "tile": [100, 1000],
+        "slices": 10,
+    }
 
 
 def test_an_empty_volume_is_refused(tiny_bundle):
     with pytest.raises(ParameterError, match="at least one slice"):
         measure_volume(Bundle.load(tiny_bundle), "onnxruntime", "fp32", (0, 8, 8), Path())
+
+
+def test_it_is_segmented_where_it_is_told_to(tiny_bundle, tmp_path):
+    with pytest.raises(ParameterError, match="device '0': expected cpu or auto, for onnxruntime runs on the CPU"):
+        measure_volume(Bundle.load(tiny_bundle), "onnxruntime", "fp32", (2, 8, 8), tmp_path, device="0")
 
 
 def test_what_interrupts_it_leaves_nothing(tiny_bundle, tmp_path, monkeypatch, no_thread_is_left):
