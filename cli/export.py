@@ -1,4 +1,4 @@
-"""``tomoscribe export``: a checkpoint or an ONNX file in, a model bundle out; and plans for a bundle that is there."""
+"""``tomoscribe export``: a checkpoint or an ONNX file in, a model bundle out; plans and a server's copy of a bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-_FOREIGN, _PLANS = "A network of another program", "TensorRT"
+_FOREIGN, _PLANS, _SERVER = "A network of another program", "TensorRT", "Triton Inference Server"
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
         Path | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="The .safetensors file that training wrote; or, with --tensorrt, a bundle to build plans for.",
+            help="The .safetensors file that training wrote; or, with --tensorrt or --triton, a bundle.",
             show_default=False,
         ),
     ] = None,
@@ -53,13 +53,24 @@ def export(
         ),
     ] = None,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Write what does not pass, and mark it.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle, or a repository, that is there.")
+    ] = False,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build plans too, for the GPU that is here.", rich_help_panel=_PLANS)
     ] = False,
     slice_size: Annotated[
         str, typer.Option(metavar="YxX", help="Size of the tomograms' slices in pixels.", rich_help_panel=_PLANS)
     ] = "960x928",
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a model repository of its networks and plans.",
+            show_default=False,
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     from_onnx: Annotated[
         Path | None,
         typer.Option(
@@ -128,6 +139,7 @@ def export(
     class (int8). The bundle holds the report: parity.md, parity.json, pictures.
     """
     from tomoscribe.cli.export_plans import build_plans, check_tensorrt, parse_slice_size
+    from tomoscribe.cli.export_triton import check_repository, write_repository
 
     foreign = {
         "channels": classes,
@@ -144,22 +156,28 @@ def export(
         "halo": halo,
         "output": onnx_output,
     }
-    _check_combination(checkpoint, output, precision, test_time_augmentation, tensorrt, from_onnx, foreign)
+    _check_combination(
+        checkpoint, output, precision, test_time_augmentation, tensorrt or triton is not None, from_onnx, foreign
+    )
     options: dict[str, Any] = {"tomograms": calibrate or [], "allow_drift": allow_drift}
     size = parse_slice_size(slice_size)
     with _progress() as progress, _packages():
         options["progress"] = progress
         if tensorrt:
             check_tensorrt()  # before minutes are spent on what comes first
+        if triton is not None:
+            check_repository(triton, overwrite)
         writing = {**options, "overwrite": overwrite}
         if test_time_augmentation is not None:
             writing["test_time_augmentation"] = test_time_augmentation
         bundle = _bundle(checkpoint, output, precision, from_onnx, foreign, writing)
         plans = build_plans(bundle, precision, size, **options) if tensorrt else []
+        asked = precision if output is None else None  # a new bundle holds what was asked for
+        served = [] if triton is None else write_repository(bundle, triton, asked, overwrite)
     if output is not None:
         _print_bundle(bundle)
-    for plan in plans:
-        typer.echo(plan)
+    for path in (*plans, *served):
+        typer.echo(path)
 
 
 def _check_combination(
@@ -167,7 +185,7 @@ def _check_combination(
     output: Path | None,
     precision: str | None,
     test_time_augmentation: str | None,
-    tensorrt: bool,
+    is_for_bundles: bool,
     from_onnx: Path | None,
     foreign: Mapping[str, object],
 ) -> None:
@@ -195,7 +213,7 @@ def _check_combination(
             "--test-time-augmentation: expected with a checkpoint and --output alone, because it is in the graphs that "
             "are written then; leave it out"
         )
-    if output is None and not (tensorrt and checkpoint is not None and checkpoint.is_dir()):
+    if output is None and not (is_for_bundles and checkpoint is not None and checkpoint.is_dir()):
         raise ParameterError("export: expected the folder to make, found none; name it with --output")
 
 
@@ -207,7 +225,7 @@ def _bundle(
     foreign: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Bundle:
-    """Make the bundle, or read the one that only plans are asked for."""
+    """Make the bundle, or read the one that is there."""
     from tomoscribe.engine.bundle import Bundle
 
     if output is None:

@@ -76,7 +76,7 @@ def test_what_is_not_a_bundle_is_never_replaced(tmp_path):
     (tmp_path / "link to a bundle").symlink_to(tmp_path / "other")
     before = sorted(tmp_path.rglob("*"))
     for name in ("folder", "file", "link", "link to a bundle"):
-        with pytest.raises(OutputExistsError, match="is not the folder of a model bundle"):
+        with pytest.raises(OutputExistsError, match="is there and is not a bundle"):
             write(tmp_path / name, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == before
 
