@@ -31,11 +31,25 @@ def bench(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="What runs it: auto, openvino, onnxruntime.", show_default="auto"),
+        typer.Option(
+            metavar="NAME,...",
+            help="What runs it: auto, tensorrt or onnxruntime-cuda on a GPU, openvino or onnxruntime on the CPU.",
+            show_default="auto",
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="What it is computed in: auto, fp32, bf16, int8.", show_default="auto"),
+        typer.Option(
+            metavar="NAME,...", help="What it is computed in: auto, fp32, fp16, bf16, int8.", show_default="auto"
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Where it runs: auto, cpu, or a GPU by its number; 0,1 is two GPUs together. Repeat it for several.",
+            show_default="auto",
+        ),
     ] = None,
     tile: Annotated[
         list[str] | None,
@@ -48,7 +62,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="N,...",
-            help="Queries at a time: 1 gives one all the cores, auto is what segment takes.",
+            help="Queries at a time: 1 gives one all of the device, auto is what segment takes.",
             show_default="1,auto",
         ),
     ] = None,
@@ -117,9 +131,10 @@ def bench(
         effort=Effort(warm_up, duration, runs),
     )
     requests = [
-        (name, arithmetic)
+        (name, arithmetic, where)
         for name in _values(backend, "auto", str, "--backend", "a name")
         for arithmetic in _values(precision, "auto", str, "--precision", "a name")
+        for where in dict.fromkeys(device or ["auto"])
     ]
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise typer.BadParameter(f"no such folder: {json_file.absolute().parent}", param_hint="'--json'")
@@ -146,18 +161,18 @@ class _Run:
         self._debug = debug
         self._told: set[str] = set()
 
-    def measure(self, requests: Sequence[tuple[str, str]], sweep: Sweep) -> None:
-        """Measure all that a sweep has, for every backend and precision that are asked for."""
+    def measure(self, requests: Sequence[tuple[str, str, str]], sweep: Sweep) -> None:
+        """Measure all that a sweep has, for every backend, precision and device that are asked for."""
         from tomoscribe.engine.latency.configuration import Choice, choose
 
         self._progress.say(f"model    {self._bundle.specification.name} ({self._bundle.path})")
-        choices: dict[tuple[str, str], Choice] = {}
+        choices: dict[tuple[str, str, str], Choice] = {}
         for request in requests:
-            choice = self._attempt(partial(choose, self._bundle, *request))
+            choice = self._attempt(partial(choose, self._bundle, *request, building=self._progress.build))
             if choice is not None:
-                choices.setdefault((choice.backend, choice.precision), choice)
+                choices.setdefault((choice.backend, choice.precision, choice.device), choice)
                 self._progress.say(f"backend  {choice.reason}")
-        steps = sweep.steps(self._bundle, list(choices.values()))
+        steps = sweep.steps(self._bundle, list(choices.values()), self._progress.build)
         if steps:
             effort = sweep.effort
             least = f"at least {effort.duration:g} s and {effort.runs} of them"

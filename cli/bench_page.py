@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.text import Text
 
 from tomoscribe.cli.page import facts_table, plain_table
+from tomoscribe.engine.latency.configuration import in_words
 from tomoscribe.engine.latency.measurement import Latency
 from tomoscribe.engine.latency.start import STAGES, ColdStart
 from tomoscribe.engine.latency.volume import VolumeTimes
@@ -43,6 +44,7 @@ def bench_page(record: Record, results: Sequence[Result]) -> Iterator[Renderable
         [
             ("model", record.model["name"]),
             ("machine", f"{machine['processor']}, {cores} core{'' if cores == 1 else 's'} for this process"),
+            *((f"GPU {number}", name) for number, name in machine["gpus"].items()),
             ("versions", ", ".join(f"{package} {version}" for package, version in record.versions.items())),
         ]
     )
@@ -106,7 +108,8 @@ def _warnings(rows: Sequence[Latency]) -> Iterator[Text]:
 
 def _volumes(rows: Sequence[VolumeTimes]) -> Iterator[RenderableType]:
     def configuration(row: VolumeTimes) -> dict[str, str]:
-        return {"backend": f"{row.backend} {row.precision}", "volume": " x ".join(map(str, row.shape[::-1]))}
+        size = " x ".join(map(str, row.shape[::-1]))
+        return {"backend": in_words(row.backend, row.precision, row.device), "volume": size}
 
     constant, varied = _split(rows, configuration)
     yield from _heading("a volume from file to files, the model being loaded", constant)
@@ -122,7 +125,7 @@ def _volumes(rows: Sequence[VolumeTimes]) -> Iterator[RenderableType]:
 
 def _starts(rows: Sequence[ColdStart]) -> Iterator[RenderableType]:
     def configuration(row: ColdStart) -> dict[str, str]:
-        return {"backend": f"{row.backend} {row.precision}", "tile": _size(row.tile)}
+        return {"backend": in_words(row.backend, row.precision, row.device), "tile": _size(row.tile)}
 
     constant, varied = _split(rows, configuration)
     yield from _heading("cold start in ms, each in a process of its own", constant)
@@ -146,7 +149,7 @@ def _heading(title: str, constant: str) -> Iterator[Text]:
 def _configuration(row: Latency) -> dict[str, str]:
     found = row.configuration
     return {
-        "backend": f"{found.backend} {found.precision}",
+        "backend": in_words(found.backend, found.precision, found.device),
         "tile": _size(found.tile),
         "batch": str(found.batch),
         "streams": str(found.streams),

@@ -48,15 +48,20 @@ def demo(
 
     parameters = draw_parameters({"shape": parse_shape(shape)}, seed)
     files = PhantomFiles.beside(output / "phantom.mrc")
-    with Segmenter(model) as segmenter:
+    console = Console(stderr=True)
+    segmenting = console.status("segmenting it")
+
+    def tell(_phase: str, share: float) -> None:
+        segmenting.update(f"segmenting it: TensorRT builds a plan for this GPU first, {share:.0%}")
+
+    with Segmenter(model, building=tell) as segmenter:
         class_map = segmenter.bundle.specification.class_map
         if class_map != DEFAULT_CLASS_MAP:
             raise BundleError(f"{segmenter.bundle.path}: the demo needs a model with the classes of its phantom")
-        console = Console(stderr=True)
         depth, height, width = parameters.shape
         with console.status(f"making a phantom of {width} × {height} × {depth}"):
             _make_elsewhere(parameters, files.tomogram)
-        with console.status("segmenting it"):
+        with segmenting:
             result = segmenter.segment(files.tomogram, overwrite=True)
         peak = _peak_memory()
     picture = output / "phantom__overview.png"

@@ -17,7 +17,7 @@ __all__ = ["doctor"]
 Groups = Mapping[str, Sequence["Finding"]]
 
 # ONNX Runtime and TensorRT have findings of their own.
-_TOLD_ELSEWHERE = ("cpu", "tensorrt")
+_TOLD_ELSEWHERE = ("cpu", "cuda", "tensorrt")
 _STYLES = {"ok": "green", "note": "dim", "lack": "yellow", "fail": "bold red"}
 
 
@@ -55,7 +55,7 @@ def _examine() -> Groups:
         find_temporary_space,
         find_terminal,
     )
-    from tomoscribe.cli.findings_gpu import find_gpus, find_tensorrt
+    from tomoscribe.cli.findings_gpu import find_cuda_library, find_gpus, find_tensorrt
     from tomoscribe.cli.installation import read_parts
 
     parts = {part.name: part for part in read_parts()}
@@ -73,6 +73,7 @@ def _examine() -> Groups:
             find_python(),
             *packages[:1],
             find_onnxruntime(parts["cpu"]),
+            find_cuda_library(driver, parts.get("tensorrt")),
             find_tensorrt(driver, parts.get("tensorrt")),
             *packages[1:],
         ],

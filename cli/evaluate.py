@@ -113,7 +113,9 @@ def model(
     output: Output,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which images: train, dev or test.")] = "test",
     values: Values = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What runs a bundle: auto, onnxruntime.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="What runs a bundle: auto for the CPU, or a backend.")
+    ] = "auto",
     tolerance: Tolerance = 2,
     overwrite: Overwrite = False,
 ) -> None:

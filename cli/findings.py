@@ -103,7 +103,7 @@ def backend_findings() -> list[Finding]:
 
 
 def find_onnxruntime(cpu: Part) -> Finding:
-    """Say which ONNX Runtime there is and what it can run on.
+    """Say which ONNX Runtime there is and what it can run on; whether segment can do without, the backends tell.
 
     Args:
         cpu: the extra that brings it.
@@ -111,14 +111,14 @@ def find_onnxruntime(cpu: Part) -> Finding:
     name, builds = "ONNX Runtime", builds_of("onnxruntime")
     facts: dict[str, Any] = {"packages": {build: installed_version(build) for build in builds}, "providers": []}
     if not builds:
-        return Finding(name, State.FAIL, "not installed", install_command(cpu), facts)
+        return Finding(name, State.LACK, "not installed", install_command(cpu), facts)
     try:
         import onnxruntime
 
         facts["providers"] = onnxruntime.get_available_providers()
     except Exception as error:  # an extension that does not load has no class of errors of its own
         again = replace_command(builds, builds[0])
-        return Finding(name, State.FAIL, f"cannot be imported ({' '.join(str(error).split())})", again, facts)
+        return Finding(name, State.LACK, f"cannot be imported ({' '.join(str(error).split())})", again, facts)
     found = ", ".join(f"{build} {version}" for build, version in facts["packages"].items())
     if len(builds) > 1:
         text = f"{found}: they overwrite each other, keep one"

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscribe.cli.findings import Finding, State
-from tomoscribe.cli.installation import Part, install_command, tensorrt_versions
+from tomoscribe.cli.installation import Part, install_command, installed_version, tensorrt_versions
 from tomoscribe.cli.page import binary_size
 
 if TYPE_CHECKING:
     from tomoscribe.engine.machine import NvidiaDriver
 
-__all__ = ["find_gpus", "find_tensorrt"]
+__all__ = ["find_cuda_library", "find_gpus", "find_tensorrt"]
 
 _DRIVER_GUIDE = "https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/"
+# In the order in which they are tried.
+_CUDA_LIBRARIES = ("pycuda", "cuda-bindings")
 # Return values of nvidia-smi (its manual; 18 is NVML_ERROR_LIB_RM_VERSION_MISMATCH).
 _NOT_LOADED, _INACCESSIBLE, _VERSIONS_DIFFER = 9, 15, 18
 
@@ -49,6 +51,36 @@ def find_gpus(driver: NvidiaDriver, devices: int) -> Iterator[Finding]:
     else:
         on_bus = f"; NVIDIA GPUs on the PCI bus: {devices}" if devices else ""
         yield Finding("driver", State.LACK, driver.problem + on_bus, _fix(driver), facts)
+
+
+def find_cuda_library(driver: NvidiaDriver, part: Part | None) -> Finding:
+    """Say which of the libraries that call CUDA's driver is used, by every backend on a GPU.
+
+    Args:
+        driver: what the driver says.
+        part: tomoscribe's extra that brings one, where there is one.
+    """
+    from tomoscribe.engine.cuda import load_driver
+    from tomoscribe.engine.errors import TomoscribeError
+
+    name = "CUDA library"
+    found = {package: version for package in _CUDA_LIBRARIES if (version := installed_version(package)) is not None}
+    facts: dict[str, Any] = {"packages": found, "library": None, "devices": 0}
+    problem = None
+    try:
+        library = load_driver()
+        facts.update(library=library.name, devices=library.count_devices())
+    except TomoscribeError as error:
+        problem = str(error)
+    count = facts["devices"]
+    if not count and not driver.gpus:
+        there = ", ".join(f"{package} {version}" for package, version in found.items()) or "not installed"
+        return Finding(name, State.NOTE, f"{there}; of use with an NVIDIA GPU only", facts=facts)
+    if problem is not None:
+        fix = install_command(part) if part is not None and not found else None
+        return Finding(name, State.LACK, problem, fix, facts)
+    text = f"{facts['library']} is used, which finds {count} GPU{'' if count == 1 else 's'}"
+    return Finding(name, State.OK if count else State.LACK, text, facts=facts)
 
 
 def find_tensorrt(driver: NvidiaDriver, part: Part | None) -> Finding:

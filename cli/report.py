@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tomoscribe.cli.failure import print_error
+from tomoscribe.cli.plan_bar import PlanBar
 from tomoscribe.cli.profile_page import profile_page
 from tomoscribe.engine import ClassMap, Segmentation, Segmenter
 
@@ -31,6 +32,10 @@ class Report(Protocol):
 
     status: int
 
+    def build(self, phase: str, share: float) -> None:
+        """Take how far TensorRT is with a plan, see `PlanBar`; called from any thread."""
+        ...
+
     def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
         """Take the tomograms of the run, and what the rules for inputs leave out."""
         ...
@@ -40,7 +45,10 @@ class Report(Protocol):
         ...
 
     def begin(self, path: Path, shape: tuple[int, int, int], span: tuple[int, int]) -> Callable[[int], None]:
-        """Take the tomogram that is next, and return what is to be called with numbers of finished slices."""
+        """Take the tomogram that is next, and return what is to be called with numbers of finished slices.
+
+        Those are negative where slices are to be done again.
+        """
         ...
 
     def warn(self, path: Path, warning: str) -> None:
@@ -72,6 +80,9 @@ class JsonReport:
 
     def __init__(self) -> None:
         self.status = 0
+
+    def build(self, phase: str, share: float) -> None:
+        """Say nothing."""
 
     def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
         """Say nothing."""
@@ -133,9 +144,14 @@ class TerminalReport:
         self._started = time.perf_counter()
         self._run = self._progress.add_task("all", unit="tomograms", voxels=0, visible=False)
         self._current = self._progress.add_task("", unit="slices", voxels=0, visible=False)
+        self._plan = PlanBar(self._progress, self._say, unit="%", voxels=0)
         self._class_map: ClassMap | None = None
         self._counts: Counter[str] = Counter()
         self._voxels = self._total = self._done = self._skipped = self._failed = self._incomplete = 0
+
+    def build(self, phase: str, share: float) -> None:
+        """Say that it takes its time, and draw a bar."""
+        self._plan(phase, share)
 
     def introduce(self, segmenter: Segmenter, tomograms: Sequence[Path], left_out: Sequence[Path]) -> None:
         """Say what runs where and why, and what is left out."""
@@ -162,9 +178,11 @@ class TerminalReport:
         )
 
         def advance(count: int) -> None:
-            self._progress.advance(self._current, count)
+            self._plan.hide()
+            # `update`, because `advance` takes a step back for a speed.
+            self._progress.update(self._current, advance=count)
             # In fractions of a tomogram, so that the time left is known before the first is done.
-            self._progress.advance(self._run, count / slices)
+            self._progress.update(self._run, advance=count / slices)
 
         return advance
 
@@ -211,6 +229,7 @@ class TerminalReport:
             self._summarise(self._class_map)
 
     def _complete(self) -> None:
+        self._plan.hide()
         self._progress.update(self._current, visible=False)
         self._progress.update(self._run, completed=self._done + self._failed)
 

@@ -75,10 +75,21 @@ def segment(
         typer.Option("--no-rescale", help="Take slices as they are, whatever voxel size the model was trained on."),
     ] = False,
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="What runs the model: auto, openvino, onnxruntime.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What runs it: auto, tensorrt or onnxruntime-cuda on a GPU, openvino or onnxruntime on the CPU.",
+        ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="What it is computed in: auto, fp32, bf16, int8.")
+        str, typer.Option(metavar="NAME", help="What it is computed in: auto, fp32, fp16, bf16, int8.")
+    ] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Where it runs: auto, cpu, or a GPU by its number; 0,1 has two GPUs share each tomogram.",
+        ),
     ] = "auto",
     overwrite: Annotated[
         bool,
@@ -157,7 +168,9 @@ def segment(
         try:
             found = find_tomograms(inputs)
             check_output_names(found.tomograms, output)
-            with Segmenter(model, backend=backend, precision=precision) as segmenter:
+            with Segmenter(
+                model, backend=backend, precision=precision, device=device, building=report.build
+            ) as segmenter:
                 segmenter.bundle.specification.class_map.select(names or ())
                 report.introduce(segmenter, found.tomograms, found.left_out)
                 for path in found.tomograms:

@@ -26,15 +26,21 @@ class Trial:
 
 
 def try_backends(bundle: Bundle) -> list[Trial]:
-    """Ask every backend, in the order in which ``--backend auto`` does, to load a bundle and to label a slice."""
-    from tomoscribe.engine.backends import BACKENDS
+    """Ask every backend, in the order in which ``--backend auto`` does, to load a bundle and to label a slice.
+
+    Where the machine has a GPU, those that run on one are asked first, and load the bundle only: for a slice, TensorRT
+    would build a plan for minutes.
+    """
+    from tomoscribe.engine.backends import BACKENDS, GPU_BACKENDS, choose_backend
+    from tomoscribe.engine.backends.gpu_choice import has_gpu
 
     trials = []
-    for name, build in BACKENDS.items():
+    for name in [*(GPU_BACKENDS if has_gpu() else ()), *BACKENDS]:
         try:
-            backend = build(bundle)
+            backend = BACKENDS[name](bundle) if name in BACKENDS else choose_backend(name, bundle)[0]
             try:
-                _label_a_slice(backend, bundle)
+                if name in BACKENDS:
+                    _label_a_slice(backend, bundle)
                 trials.append(Trial(name, True, backend.description))
             finally:
                 backend.close()

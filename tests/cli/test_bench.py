@@ -44,8 +44,11 @@ def test_everything_is_measured_told_and_kept(run, tmp_path):
     assert status == 0
     rows = measurements(path)
     assert [kind for kind, _ in rows] == ["latency"] * (len(rows) - 2) + ["volume", "cold start"]
-    assert rows[0][1] == {"backend": "onnxruntime", "precision": "fp32", "tile": [64, 64], "batch": 1, "streams": 1}
-    assert rows[-2][1] == {"backend": "onnxruntime", "precision": "fp32", "tile": [64, 64], "slices": 2}
+    common = {"backend": "onnxruntime", "precision": "fp32", "device": "cpu", "tile": [64, 64]}
+    assert rows[0][1] == {**common, "batch": 1, "streams": 1}
+    assert rows[-2][1] == {**common, "slices": 2}
+    assert rows[-1][1] == common
+    assert json.loads(path.read_text())["machine"]["gpus"] == {}
     assert json.loads(path.read_text())["model"]["name"] == "tiny"
     assert re.search(r"^model +tiny$", out, re.MULTILINE)
     assert cells(out, "cold start")[0] == ["python", "import", "load", "warm-up", "total", "±"]
@@ -178,3 +181,13 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tiny_bundle, tmp_path, stop):
     # ONNX Runtime has a file of its own there.
     assert list(scratch.glob("tomoscribe*")) == []
     assert not path.exists()
+
+
+def test_each_device_is_measured_and_what_cannot_be_is_told(run, tmp_path):
+    path = tmp_path / "a.json"
+    options = ("--tile", 8, "--streams", 1, "--json", path)
+    status, _, err = run(*QUERIES_ONLY, *options, "--device", "cpu", "--device", "0,1", "--device", "cpu")
+    assert status == 2
+    assert [row["device"] for _, row in measurements(path)] == ["cpu"]
+    (error,) = [line for line in err.splitlines() if "error:" in line]
+    assert error.endswith("device '0,1': expected cpu or auto, for onnxruntime runs on the CPU")

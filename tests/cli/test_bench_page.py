@@ -23,11 +23,13 @@ from tomoscribe.engine.latency.volume import VolumeTimes
 MS = 1_000_000
 
 
-def latency(backend="openvino", precision="int8", tile=(1024, 1024), batch=1, streams=1, times=(10.0,) * 10):
+def latency(
+    backend="openvino", precision="int8", device="cpu", tile=(1024, 1024), batch=1, streams=1, times=(10.0,) * 10
+):
     times = (np.array(times) * MS).astype(np.int64).reshape(-1, 1)
     answered = times.cumsum(axis=0)
     submitted = answered - times
-    configuration = Configuration(backend, precision, tile, batch, streams)
+    configuration = Configuration(backend, precision, device, tile, batch, streams)
     return Latency(configuration, backend, 1, 0, submitted, submitted + MS // 1000, answered)
 
 
@@ -57,6 +59,16 @@ def test_what_is_the_same_stands_above_and_what_varies_in_columns(printed):
         "1 | 10.0 | 10.0 | 10.0 | 10.0 | 0.0% | 104.86",
         "2 | 20.0 | 20.0 | 20.0 | 20.0 | 0.0% | 52.43",
     ]
+
+
+def test_a_gpu_is_named_and_told_from_the_cpu(record, capsys):
+    results = [latency(), latency("tensorrt", "fp16", "0")]
+    machine = record().machine | {"gpus": {"0": "NVIDIA H200"}}
+    print_page(bench_page(record(machine=machine), results))
+    out = capsys.readouterr().out
+    assert re.search(r"^GPU 0 +NVIDIA H200$", out, re.MULTILINE)
+    assert re.search(r"^openvino int8 +10\.0", out, re.MULTILINE)
+    assert re.search(r"^tensorrt fp16 on GPU 0 +10\.0", out, re.MULTILINE)
 
 
 def test_every_percentile_has_its_column(printed):
@@ -93,8 +105,8 @@ def test_tables_fit_80_columns(record, rows):
             for streams in (1, 16)
         ]
     for backend, size in (("onnxruntime", 1024), ("openvino", 512)):
-        results.append(VolumeTimes(backend, "int8", (300, size, size), "", (12.3, 10.0), (1000.0, 900.0)))
-        results.append(ColdStart(backend, "int8", (size, size), (dict.fromkeys(STAGES, 1234.5),) * 2))
+        results.append(VolumeTimes(backend, "int8", "cpu", (300, size, size), "", (12.3, 10.0), (1000.0, 900.0)))
+        results.append(ColdStart(backend, "int8", "cpu", (size, size), (dict.fromkeys(STAGES, 1234.5),) * 2))
     out = StringIO()
     console = Console(file=out, width=80, highlight=False)
     tables = [part for part in bench_page(record(), results) if hasattr(part, "add_row")][1:]
@@ -125,8 +137,8 @@ def test_a_pace_that_submitting_sets_is_told(printed):
 
 def test_volumes_and_cold_starts_have_their_medians(printed):
     lines = printed(
-        VolumeTimes("openvino", "int8", (10, 100, 1000), "", (0.2, 0.1, 0.4), (2.0, 1.0, 4.0)),
-        ColdStart("openvino", "int8", (64, 64), (dict(zip(STAGES, (1.0, 20.0, 300.0, 4000.0), strict=True)),)),
+        VolumeTimes("openvino", "int8", "cpu", (10, 100, 1000), "", (0.2, 0.1, 0.4), (2.0, 1.0, 4.0)),
+        ColdStart("openvino", "int8", "cpu", (64, 64), (dict(zip(STAGES, (1.0, 20.0, 300.0, 4000.0), strict=True)),)),
     )
     assert any(line.strip(" |").startswith("200 | 37.8%") for line in lines)
     assert "a volume from file to files, the model being loaded; backend openvino int8, volume 1000 x 100 x 10" in lines
@@ -141,7 +153,7 @@ def test_times_have_three_digits_or_more(value, text):
 
 
 def row(backend="openvino", kind="latency", **figures):
-    configuration = {"backend": backend, "tile": [512, 768]}
+    configuration = {"backend": backend, "device": "cpu", "tile": [512, 768]}
     return Measurement(kind, configuration, {name: Figure(*figure) for name, figure in figures.items()})
 
 
@@ -162,7 +174,7 @@ def compared(tomoscribe, record, tmp_path):
 def test_what_is_slower_makes_the_status_1(compared):
     status, lines = compared([row(x_ms=(10.0, 0.0, 5))], [row(x_ms=(11.0, 0.0, 5))])
     assert status == 1
-    assert "latency; backend openvino, tile 512x768" in lines
+    assert "latency; backend openvino, device cpu, tile 512x768" in lines
     assert "x ms | 10 | 11 | 1.100 | 0.0% | slower" in lines
     assert lines[-1] == "1 figure: 1 slower; up to 5.0% is the same"
 

@@ -15,8 +15,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from tomoscribe.cli.findings import State, find_cores, find_memory, find_onnxruntime, find_part, find_temporary_space
-from tomoscribe.cli.findings_gpu import find_gpus, find_tensorrt
+from tomoscribe.cli.findings_gpu import find_cuda_library, find_gpus, find_tensorrt
 from tomoscribe.cli.installation import Package, Part, install_command, read_parts
+from tomoscribe.engine.cuda import CudaError
 from tomoscribe.engine.errors import BackendUnavailableError
 from tomoscribe.engine.machine import Cores, Gpu, Memory, NvidiaDriver
 
@@ -41,7 +42,8 @@ def installed(monkeypatch):
         own = SimpleNamespace(requires=list(requires), metadata=SimpleNamespace(get_all=lambda key: list(extras)))
         monkeypatch.setattr("tomoscribe.cli.installation.distribution", lambda name: own)
         monkeypatch.setattr("tomoscribe.cli.installation.installed_version", versions.get)
-        monkeypatch.setattr("tomoscribe.cli.findings.installed_version", versions.get)
+        for module in ("findings", "findings_gpu"):
+            monkeypatch.setattr(f"tomoscribe.cli.{module}.installed_version", versions.get)
 
     return installed
 
@@ -190,7 +192,7 @@ def test_onnxruntime_that_is_absent_broken_or_there_twice(installed, monkeypatch
     missing = Part("cpu", (Package("onnxruntime", ">=1.20", None, fits=False),))
     installed()
     finding = find_onnxruntime(missing)
-    assert (finding.state, finding.fix) == (State.FAIL, 'pip install "tomoscribe[cpu]"')
+    assert (finding.state, finding.fix) == (State.LACK, 'pip install "tomoscribe[cpu]"')
 
     installed(onnxruntime="1.31.1", onnxruntime_gpu="1.31.1")
     finding = find_onnxruntime(CPU)
@@ -212,7 +214,7 @@ def test_onnxruntime_that_is_absent_broken_or_there_twice(installed, monkeypatch
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     finding = find_onnxruntime(CPU)
-    assert finding.state is State.FAIL
+    assert finding.state is State.LACK
     assert finding.fix == "pip uninstall --yes onnxruntime-gpu && pip install onnxruntime-gpu"
 
 
@@ -344,6 +346,79 @@ def test_tensorrt(installed, outside_containers, own_pip):
     new = Part("tensorrt", (Package("tensorrt-cu13", ">=10.13,<12", "12.0", fits=False),))
     finding = find_tensorrt(DRIVER, new)
     assert (finding.state, finding.fix) == (State.LACK, 'pip install "tomoscribe[tensorrt]"')
+
+
+def load(library, count):
+    def load_driver():
+        if isinstance(library, Exception):
+            raise library
+        return SimpleNamespace(name=library, count_devices=lambda: count)
+
+    return load_driver
+
+
+NOTHING = BackendUnavailableError("expected a library that calls CUDA's driver, found none: pycuda: …")
+EXTRA = Part("tensorrt", (Package("cuda-bindings", ">=12.9,<14", None, fits=False),))
+
+
+@pytest.mark.parametrize(
+    ("packages", "library", "count", "state", "text"),
+    [
+        ({}, "pycuda 2026.1", 2, State.OK, "pycuda 2026.1 is used, which finds 2 GPUs"),
+        ({"cuda_bindings": "13.1"}, "cuda.bindings 13.1", 1, State.OK, "cuda.bindings 13.1 is used, which finds 1 GPU"),
+        ({}, "cuda.bindings 13.1", 0, State.LACK, "cuda.bindings 13.1 is used, which finds 0 GPUs"),
+        ({}, NOTHING, 0, State.LACK, str(NOTHING)),
+        ({}, CudaError("cuDeviceGetCount: broken"), 0, State.LACK, "cuDeviceGetCount: broken"),
+    ],
+)
+def test_which_cuda_library_is_used(installed, own_pip, monkeypatch, packages, library, count, state, text):
+    installed(**packages)
+    monkeypatch.setattr("tomoscribe.engine.cuda.load_driver", load(library, count))
+    finding = find_cuda_library(DRIVER, EXTRA)
+    assert (finding.state, finding.text) == (state, text)
+    assert finding.facts["devices"] == count
+    assert (finding.fix is not None) == isinstance(library, Exception)
+    assert finding.facts["packages"] == {name.replace("_", "-"): version for name, version in packages.items()}
+
+
+def test_without_a_gpu_no_cuda_library_is_needed(installed, monkeypatch):
+    monkeypatch.setattr("tomoscribe.engine.cuda.load_driver", load(NOTHING, 0))
+    installed()
+    finding = find_cuda_library(NO_DRIVER, EXTRA)
+    assert (finding.state, finding.fix) == (State.NOTE, None)
+    assert finding.text == "not installed; of use with an NVIDIA GPU only"
+    installed(pycuda="2026.1", cuda_bindings="13.1")
+    assert find_cuda_library(NO_DRIVER, EXTRA).text.startswith("pycuda 2026.1, cuda-bindings 13.1; of use")
+    # A library that is there, but not NVIDIA's driver, is not mended by installing it.
+    assert find_cuda_library(DRIVER, EXTRA).fix is None
+    # nvidia-smi may be absent where the driver is not.
+    monkeypatch.setattr("tomoscribe.engine.cuda.load_driver", load("pycuda 2026.1", 1))
+    assert find_cuda_library(NO_DRIVER, EXTRA).state is State.OK
+
+
+def test_on_a_gpu_backends_are_loaded_only(run, monkeypatch):
+    from tomoscribe.engine.backends import GPU_BACKENDS
+
+    closed = []
+
+    def loads(bundle, **how):
+        backend = SimpleNamespace(name="tensorrt", description="TensorRT 10.16 on GPU 0, NVIDIA H200, FP16")
+        backend.close = lambda: closed.append(how)
+        return backend
+
+    def cannot_run(bundle, **how):
+        raise BackendUnavailableError("onnxruntime-cuda: no such provider")
+
+    monkeypatch.setitem(GPU_BACKENDS, "tensorrt", loads)
+    monkeypatch.setitem(GPU_BACKENDS, "onnxruntime-cuda", cannot_run)
+    monkeypatch.setattr("tomoscribe.engine.backends.gpu_choice.find_nvidia_devices", lambda: 1)
+    monkeypatch.setattr("tomoscribe.engine.cuda.load_driver", load("pycuda 2026.1", 1))
+    status, out, _ = run()
+    assert status == 0
+    assert re.search(r"^  ok +tensorrt +TensorRT 10\.16 on GPU 0, NVIDIA H200, FP16$", out, re.MULTILINE)
+    assert re.search(r"^  note  onnxruntime-cuda +onnxruntime-cuda: no such provider$", out, re.MULTILINE)
+    assert re.search(r"^  ok +CUDA library +pycuda 2026\.1 is used, which finds 1 GPU$", out, re.MULTILINE)
+    assert [how["precision"] for how in closed] == ["fp16"]
 
 
 def test_a_whole_machine_with_a_gpu(run, monkeypatch, outside_containers):

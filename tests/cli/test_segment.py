@@ -73,6 +73,38 @@ def test_a_bad_tomogram_is_reported_and_the_rest_go_on(run, make, tmp_path):
     assert "Traceback" not in err
 
 
+def test_the_device_is_where_it_runs(run, make):
+    path = make("a.mrc")
+    status, _, err = run(path, "--device", "cpu")
+    assert status == 0
+    assert "on the CPU" in err
+    for device, message in (
+        ("gpu", "device 'gpu': expected auto, cpu, or the numbers of GPUs, each once, as in 0 or 0,1"),
+        ("0", "device '0': expected cpu or auto, for onnxruntime runs on the CPU"),
+    ):
+        status, out, err = run(path, "--overwrite", "--backend", "onnxruntime", "--device", device)
+        assert (status, out) == (2, "")
+        assert err == f"tomoscribe: error: {message}\n"
+
+
+def test_where_it_runs_is_passed_on_and_a_plan_is_told_of(run, make, monkeypatch, tiny_bundle):
+    from tomoscribe.engine import Bundle
+    from tomoscribe.engine.backends.onnxruntime import OnnxRuntimeBackend
+
+    asked = []
+
+    def choose(name, bundle, *, building, **how):
+        asked.append((name, how))
+        building("no plan for it yet", 0.0)
+        return OnnxRuntimeBackend(Bundle.load(tiny_bundle)), "a stand-in"
+
+    monkeypatch.setattr("tomoscribe.engine.segmentation.choose_backend", choose)
+    status, _, err = run(make("a.mrc"), "--device", "0,1", "--precision", "fp16")
+    assert status == 0
+    assert asked == [("auto", {"precision": "fp16", "device": "0,1"})]
+    assert "and keeps it: no plan for it yet" in err.splitlines()[0]
+
+
 def test_what_has_labels_is_skipped_and_said_to_be(run, make):
     first, second = make("a.mrc"), make("b.mrc")
     run(first)
