@@ -34,9 +34,9 @@ import numpy as np
 from measuring import argument_parser, markdown_table, save_results, write_noise
 
 from tomoscribe.engine import Bundle, Geometry, ModelSpecification, Segmenter, default_bundle
-from tomoscribe.engine.backends import choose_backend
+from tomoscribe.engine.backends import BACKENDS, choose_backend
 from tomoscribe.engine.backends.contract import Slot, SlotShape
-from tomoscribe.engine.backends.selection import BACKENDS
+from tomoscribe.engine.backends.cpu_backend import CPU_LIMITS
 from tomoscribe.engine.outputs import OutputPaths
 from tomoscribe.engine.sidecar import Sidecar
 
@@ -55,6 +55,7 @@ class InstantBackend:
     name = "instant"
     description = "no network"
     streams = 1
+    limits = CPU_LIMITS
 
     def allocate(self, shape: SlotShape, count: int) -> Sequence[Slot]:
         """Return slots whose labels and scores are 1."""

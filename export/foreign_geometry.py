@@ -20,7 +20,7 @@ from tomoscribe.export.foreign_running import Network
 __all__ = ["LARGEST_REACH", "Geometry", "find_geometry"]
 
 LARGEST_REACH = 512
-"""Pixels; tiles with a halo of more would be nothing but halo (`tomoscribe.engine.segmentation.TILE_PIXELS`)."""
+"""Pixels; tiles with a halo of more would be nothing but halo (`tomoscribe.engine.slot_sizes.plan_tiles`)."""
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SMALLEST_SIDE = 48
