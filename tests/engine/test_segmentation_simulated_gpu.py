@@ -60,6 +60,7 @@ def built(driver, simulator, monkeypatch):
     def no_tensorrt(bundle, **how):
         raise BackendUnavailableError("tensorrt: it cannot be imported")
 
+    monkeypatch.setattr("tomoscribe.engine.backends.gpu_choice.newest_cuda", lambda: "13.0")
     monkeypatch.setitem(GPU_BACKENDS, "tensorrt", no_tensorrt)
     monkeypatch.setitem(GPU_BACKENDS, "onnxruntime-cuda", build)
     simulator.capacity = 2**24
