@@ -178,12 +178,12 @@ def _bus(figures: Figures, scale: Scale) -> str:
     rows = []
     for backend in scale.backends:
         rows += [
-            [f"{note['direction']}, page-locked", f"{note['bytes_per_second'] / 1e9:.1f} GB/s"]
+            [backend, f"{note['direction']}, page-locked", f"{note['bytes_per_second'] / 1e9:.1f} GB/s"]
             for note in figures.notes(f"bus {backend}", "bandwidth")
         ]
         names = dict.fromkeys(note["name"] for note in figures.notes(f"bus {backend}", "seconds"))
-        rows += [[name, f"{_number(figures.seconds(f'bus {backend}', name))} s"] for name in names]
-    return markdown_table(["what", "found"], rows) if rows else ""
+        rows += [[backend, name, f"{_number(figures.seconds(f'bus {backend}', name))} s"] for name in names]
+    return markdown_table(["backend", "what", "found"], rows) if rows else ""
 
 
 def _libraries(figures: Figures, outcomes: Sequence[Outcome]) -> str:
