@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tomoscribe.engine.backends import Backend, SlotLimits
 from tomoscribe.engine.backends.device_group import count_devices, slots_to_fill
@@ -39,7 +43,6 @@ class Task:
         section: first slice to label and one past the last.
         invert: whether density is bright on dark.
         keep: classes that are written.
-        paths: where to.
     """
 
     tomogram: Tomogram
@@ -49,7 +52,6 @@ class Task:
     section: tuple[int, int]
     invert: bool
     keep: Sequence[LabelClass]
-    paths: OutputPaths
 
 
 class Labeller:
@@ -68,17 +70,21 @@ class Labeller:
     def label(
         self,
         task: Task,
+        paths: OutputPaths,
         warnings: tuple[str, ...],
         *,
-        progress: Callable[[int], None] | None,
-        warn: Callable[[str], None] | None,
-        recorder: Recorder | None,
+        sinks: Sequence[Sink] = (),
+        progress: Callable[[int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> tuple[dict[str, int], tuple[str, ...]]:
         """Label a tomogram and write its outputs.
 
         Args:
             task: what to do.
+            paths: where to.
             warnings: lines for the sidecar.
+            sinks: what else gets the labels; committed before the outputs, and begun anew with them.
             progress: called with the number of slices that were just written, from another thread; and, where the
                 tomogram is begun anew, with what is to be taken back, a negative number.
             warn: called with what is new of the warnings.
@@ -90,6 +96,47 @@ class Labeller:
         Raises:
             TomoscribeError: as `stream` and the outputs say.
         """
+        source = task.tomogram.path.stat()
+        sidecars: list[Sidecar] = []
+
+        def open_sinks(warnings: Sequence[str]) -> list[Sink]:
+            facts = self._facts(task, paths, source, warnings)
+            specification = self._bundle.specification
+            sidecars.append(Sidecar(paths.sidecar, specification.class_map, task.keep, facts))
+            outputs = paths.open_sinks(task.tomogram.geometry, specification, task.keep, sidecars[-1])
+            return [*sinks, *outputs]
+
+        warnings = self._run(task, open_sinks, warnings, progress=progress, warn=warn, recorder=recorder)
+        return sidecars[-1].counts, warnings
+
+    def label_around(self, task: Task, z: int) -> NDArray[np.uint8]:
+        """Return the labels ``(y, x)`` of one slice of the task's section; no file is written.
+
+        As many slices around it are labelled as the backend works on at once, so that it is the same slots that it is
+        made ready for here and for the whole tomogram.
+
+        Raises:
+            TomoscribeError: as `stream` says.
+        """
+        first, stop = task.section
+        count = min(self._sizes(task, self._limits)[1] * self._backend.streams, stop - first)
+        start = min(max(z - count // 2, first), stop - count)
+        kept = _KeptSlice(z)
+        self._run(replace(task, section=(start, start + count)), lambda _: [kept], ())
+        assert kept.labels is not None
+        return kept.labels
+
+    def _run(
+        self,
+        task: Task,
+        open_sinks: Callable[[Sequence[str]], Sequence[Sink]],
+        warnings: tuple[str, ...],
+        *,
+        progress: Callable[[int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
+    ) -> tuple[str, ...]:
+        """Carry a tomogram through the stream, in smaller slots where memory lacks, and return all of the warnings."""
         limits, reported = self._limits, 0
 
         def count(slices: int) -> None:
@@ -100,7 +147,7 @@ class Labeller:
 
         while True:
             sizes = self._sizes(task, limits)
-            sidecar, sinks = self._open_sinks(task, warnings)
+            sinks = open_sinks(warnings)
             try:
                 self._stream(task, sizes, sinks, count, recorder)
             except BackendError as error:
@@ -120,7 +167,7 @@ class Labeller:
             else:
                 # What was too much for one tomogram is too much for the next.
                 self._limits = limits
-                return sidecar.counts, warnings
+                return warnings
 
     def _sizes(self, task: Task, limits: SlotLimits) -> tuple[TilePlan, int]:
         """Return the tiles of a slice, and how many slices are labelled at once."""
@@ -161,18 +208,14 @@ class Labeller:
             recorder=recorder,
         )
 
-    def _open_sinks(self, task: Task, warnings: Sequence[str]) -> tuple[Sidecar, list[Sink]]:
-        specification = self._bundle.specification
-        sidecar = Sidecar(task.paths.sidecar, specification.class_map, task.keep, self._facts(task, warnings))
-        return sidecar, task.paths.open_sinks(task.tomogram.geometry, specification, task.keep, sidecar)
-
-    def _facts(self, task: Task, warnings: Sequence[str]) -> dict[str, Any]:
+    def _facts(self, task: Task, paths: OutputPaths, source: os.stat_result, warnings: Sequence[str]) -> dict[str, Any]:
         geometry, statistics = task.tomogram.geometry, task.statistics
         return {
             "tomoscribe": version("tomoscribe"),
             "tomogram": task.tomogram.path.name,
-            "labels": task.paths.labels.name,
-            "class_volumes": {name: path.name for name, path in task.paths.class_volumes.items()},
+            "source": {"size": source.st_size, "modified": source.st_mtime_ns},
+            "labels": paths.labels.name,
+            "class_volumes": {name: path.name for name, path in paths.class_volumes.items()},
             "scores": "int8, round(255 × probability) halved and rounded down: 0 to 127, 64 and more is 0.5 and more",
             "shape_zyx": list(geometry.shape),
             "voxel_size_xyz": list(geometry.voxel_size),
@@ -189,6 +232,28 @@ class Labeller:
             "backend": self._backend.description,
             "warnings": list(warnings),
         }
+
+
+class _KeptSlice:
+    """A sink that keeps the labels of one slice in memory."""
+
+    def __init__(self, z: int) -> None:
+        self._z = z
+        self.labels: NDArray[np.uint8] | None = None
+
+    def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
+        """Keep the slice if it is among these."""
+        if start <= self._z < start + len(labels):
+            self.labels = labels[self._z - start].copy()
+
+    def prepare(self) -> None:
+        """Nothing is to be brought to a disk."""
+
+    def commit(self) -> None:
+        """Nothing is to be named."""
+
+    def abort(self) -> None:
+        """Nothing is to be removed."""
 
 
 def _lacks_memory(error: BackendError) -> bool:

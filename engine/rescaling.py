@@ -189,11 +189,6 @@ class RestoringSink:
         self._rescaling = rescaling
         self._resampler: ScoreResampler | None = None
 
-    @property
-    def path(self) -> Path:
-        """The file that is there last after `commit`."""
-        return self._sinks[-1].path
-
     def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
         """Take a run of slices of the model's shape, see `Sink.write`."""
         if self._resampler is None:

@@ -7,11 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tomoscribe.engine.profile import Profile
 from tomoscribe.engine.rescaling import Rescaling
 from tomoscribe.engine.tomogram import Geometry
 
-__all__ = ["Segmentation"]
+__all__ = ["Segmentation", "SlicePreview"]
+
+
+@dataclass(frozen=True)
+class SlicePreview:
+    """One slice and its labels, before the tomogram is labelled.
+
+    Attributes:
+        z: of the slice, counted from 0.
+        image: ``(y, x)`` float32, as it is stored.
+        labels: ``(y, x)`` uint8, 0 is background.
+        mean: of the tomogram's intensities, as they were measured.
+        standard_deviation: of the same.
+    """
+
+    z: int
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    mean: float
+    standard_deviation: float
 
 
 @dataclass(frozen=True)

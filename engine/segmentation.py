@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from tomoscribe.engine.backends import choose_backend
 from tomoscribe.engine.backends.selection import parity_warning
 from tomoscribe.engine.bundle import Bundle, default_bundle
@@ -26,7 +28,8 @@ from tomoscribe.engine.outputs import OutputPaths, remove_leftovers
 from tomoscribe.engine.polarity import polarity_of
 from tomoscribe.engine.profile import Profile
 from tomoscribe.engine.rescaling import RescaledTomogram, Rescaling
-from tomoscribe.engine.result import Segmentation
+from tomoscribe.engine.result import Segmentation, SlicePreview
+from tomoscribe.engine.sinks.contract import Sink
 from tomoscribe.engine.tomogram import Tomogram, open_tomogram
 from tomoscribe.engine.trimming import find_content
 
@@ -93,6 +96,7 @@ class Segmenter:
         progress: Callable[[int], None] | None = None,
         warn: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> Segmentation:
         """Label a tomogram and write the outputs.
 
@@ -118,6 +122,9 @@ class Segmenter:
                 not the memory and the tomogram is begun anew in smaller pieces, that comes with a negative number.
             warn: called with each of the result's warnings, before the work begins where they are of the input.
             recorder: what is to know when each stage was at work, for the result's profile.
+            sinks: what else gets labels and scores, in the tomogram's shape; committed before the outputs. What one of
+                them raises stops the tomogram, and comes through. One that was aborted is written anew, from the first
+                slice on, where the tomogram is begun anew.
 
         Raises:
             ParameterError: a class that the model does not have, a z range outside the volume, or voxels so far from
@@ -159,8 +166,10 @@ class Segmenter:
             leftovers = paths.leftovers() if overwrite else ()
             if progress is not None and section != span:
                 progress(span[1] - span[0] - (section[1] - section[0]))
-            task = Task(tomogram, seen, rescaling, statistics, section, invert, keep, paths)
-            counts, warnings = self._labeller.label(task, warnings, progress=progress, warn=warn, recorder=recorder)
+            task = Task(tomogram, seen, rescaling, statistics, section, invert, keep)
+            counts, warnings = self._labeller.label(
+                task, paths, warnings, sinks=sinks, progress=progress, warn=warn, recorder=recorder
+            )
             remaining = remove_leftovers(leftovers)
             if warn is not None:
                 for warning in remaining:
@@ -181,6 +190,47 @@ class Segmenter:
             profile=None if recorder is None else Profile.of(recorder),
             warnings=(*warnings, *remaining),
         )
+
+    def preview(
+        self,
+        tomogram: Tomogram,
+        z: int | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        invert: bool = False,
+        rescale: bool = True,
+    ) -> SlicePreview:
+        """Label one slice, as `segment` with the same arguments will, and write nothing.
+
+        Args:
+            tomogram: an open tomogram.
+            z: the slice, counted from 0; the central one if None.
+            classes: as `segment` has it.
+            invert: as `segment` has it.
+            rescale: as `segment` has it.
+
+        Raises:
+            ParameterError: a class that the model does not have, `z` is outside the volume, or voxels that cannot be
+                rescaled.
+            TomogramFormatError: the file is truncated or damaged.
+            IntensityError: the slices are constant or hold NaN.
+            BackendError: the backend failed.
+        """
+        specification = self.bundle.specification
+        keep = specification.class_map.classes if classes is None else specification.class_map.select(classes)
+        depth, height, width = tomogram.shape
+        z = depth // 2 if z is None else z
+        tomogram.checked_range((z, z + 1))
+        rescaling = Rescaling.of(tomogram.geometry, specification) if rescale else None
+        seen = tomogram if rescaling is None else RescaledTomogram(tomogram, rescaling)
+        statistics = measure_intensity(seen)
+        labels = self._labeller.label_around(Task(tomogram, seen, rescaling, statistics, (0, depth), invert, keep), z)
+        kept = np.zeros(256, np.uint8)
+        numbers = [label_class.number for label_class in keep]
+        kept[numbers] = numbers
+        image = np.empty((1, height, width), np.float32)
+        tomogram.read_slices(z, image)
+        return SlicePreview(z, image[0], kept[labels], statistics.mean, statistics.standard_deviation)
 
     def close(self) -> None:
         """Give the backend's memory and threads back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,11 +18,6 @@ class Sink(Protocol):
     no file has its name yet. `abort` removes the temporary file, at any time before `commit` or after one that failed
     or was interrupted; it never raises.
     """
-
-    @property
-    def path(self) -> Path:
-        """The file that is there after `commit`."""
-        ...
 
     def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
         """Take a run of finished slices; the arrays belong to the caller again when this returns.

@@ -136,8 +136,6 @@ class FakeBackend:
 class RecordingSink:
     """Keeps what it is given; `trouble` as in `FakeBackend`."""
 
-    path = Path("labels.mrc")
-
     def __init__(self, shape, trouble=None, log=None):
         self.trouble = trouble or {}
         self.log = log if log is not None else []
