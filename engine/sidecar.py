@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tomoscribe.engine.class_map import ClassMap, LabelClass
 from tomoscribe.engine.errors import OutputError
@@ -51,8 +52,8 @@ class Sidecar:
     def write(self, start: int, labels: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
         """Count the labels of a run of slices, ``(n, y, x)`` uint8."""
         for image in labels:
-            # Slice by slice: bincount works on a copy of eight bytes a voxel.
-            self._counts += np.bincount(image.ravel(), minlength=256)
+            # numpy's bincount makes a copy of eight bytes a voxel first, which takes longer than the counting.
+            self._counts += Image.fromarray(image).histogram()
 
     def prepare(self) -> None:
         """Write the file beside its place, see `Sink.prepare`.
