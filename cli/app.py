@@ -25,6 +25,8 @@ from tomoscribe.cli.phantom import phantom
 from tomoscribe.cli.picture import picture
 from tomoscribe.cli.segment import EPILOG, segment
 from tomoscribe.cli.train import train
+from tomoscribe.cli.watch import EPILOG as WATCH_EPILOG
+from tomoscribe.cli.watch import watch
 
 __all__ = ["app", "main"]
 
@@ -70,6 +72,7 @@ def options(
 
 
 app.command("segment", no_args_is_help=True, epilog=EPILOG)(segment)
+app.command("watch", no_args_is_help=True, epilog=WATCH_EPILOG)(watch)
 app.command("picture", no_args_is_help=True)(picture)
 app.command("phantom", no_args_is_help=True)(phantom)
 app.add_typer(dataset, name="dataset", no_args_is_help=True)
