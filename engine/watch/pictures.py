@@ -20,7 +20,7 @@ from tomoscribe.engine.replacing import replacing
 from tomoscribe.engine.result import SlicePreview
 from tomoscribe.engine.watch.entry import Entry
 
-__all__ = ["LARGEST_SIDE", "Pictures", "content_key", "encode_grey", "encode_labels"]
+__all__ = ["LARGEST_SIDE", "Pictures", "content_key", "encode_grey", "encode_labels", "encode_thumbnail"]
 
 LARGEST_SIDE = 1024
 """Pixels: larger slices are made smaller for a browser."""
@@ -33,7 +33,7 @@ def encode_grey(image: NDArray[np.generic], mean: float, standard_deviation: flo
     """Return a slice as a browser shows it: an 8-bit WebP, black and white three deviations from the mean.
 
     Args:
-        image: ``(y, x)``; y points upwards in the picture. What is not finite is black.
+        image: ``(y, x)``; y points upwards in the picture. NaN is black.
         mean: of the tomogram's intensities.
         standard_deviation: of the same, above 0.
     """
@@ -56,6 +56,19 @@ def encode_labels(labels: NDArray[np.uint8]) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue()
+
+
+def encode_thumbnail(grey: bytes, labels: bytes, class_map: ClassMap) -> bytes:
+    """Return a small coloured picture of a slice: a WebP of at most 320 pixels in width and height.
+
+    Args:
+        grey: what `encode_grey` returned.
+        labels: what `encode_labels` returned for the same slice.
+        class_map: the colours.
+    """
+    with Image.open(io.BytesIO(grey)) as picture, Image.open(io.BytesIO(labels)) as numbers:
+        small = _fitted(picture.convert("L"), _THUMBNAIL_SIDE, Image.Resampling.BOX)
+        return _webp(overlay_panel(small.convert("RGB"), np.asarray(numbers), class_map))
 
 
 def content_key(entry: Entry) -> str:
@@ -88,7 +101,7 @@ class Pictures:
         self._write(entry, f"{start}.labels.png", labels)
         # Last of the two, for it is what is looked for.
         self._write(entry, f"{start}.grey.webp", grey)
-        self._write(entry, self._thumbnail_name(entry), self._draw_thumbnail(grey, labels))
+        self._write(entry, self._thumbnail_name(entry), encode_thumbnail(grey, labels, self._class_map))
         self._remove_others(entry, start)
 
     def preview(self, entry: Entry) -> tuple[Path, Path, int] | None:
@@ -118,16 +131,11 @@ class Pictures:
             return None
         grey, labels, _ = preview
         try:
-            drawn = self._draw_thumbnail(grey.read_bytes(), labels.read_bytes())
+            drawn = encode_thumbnail(grey.read_bytes(), labels.read_bytes(), self._class_map)
         except OSError:
             return None  # removed meanwhile, or damaged; Pillow's errors are OSErrors too
         self._write(entry, path.name, drawn)
         return path
-
-    def _draw_thumbnail(self, grey: bytes, labels: bytes) -> bytes:
-        with Image.open(io.BytesIO(grey)) as picture, Image.open(io.BytesIO(labels)) as numbers:
-            small = _fitted(picture.convert("L"), _THUMBNAIL_SIDE, Image.Resampling.BOX)
-            return _webp(overlay_panel(small.convert("RGB"), np.asarray(numbers), self._class_map))
 
     def _write(self, entry: Entry, name: str, data: bytes) -> None:
         path = self._folder_of(entry) / name

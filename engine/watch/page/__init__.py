@@ -2,8 +2,8 @@
 
 ::
 
-    browser ─► access ─► app ─┬─► views   (JSON: state, lists, throughput, health)
-              (who may ask)   ├─► slices  (grey values and labels of a slice, as pictures)
-                              ├─► events  (what has changed, as it changes)
+    browser ─► access ─► app ─┬─► routes ─┬─► views   (JSON: state, lists, throughput, health)
+              (who may ask)   │           ├─► events  (what has changed, as it changes)
+                              │           └─► slices  (grey values and labels of a slice, as pictures)
                               └─► static  (the page itself, read once at the start)
 """

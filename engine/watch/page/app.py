@@ -58,7 +58,7 @@ def create_app(
         OutputError: the ledger cannot be opened.
     """
     ledger = Ledger(ledger_path)
-    slices = Slices(settings)
+    slices = Slices(settings, class_map)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -125,4 +125,4 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(TomoscribeError)
     async def failed(request: Request, error: TomoscribeError) -> Response:
         _LOG.error("the page cannot answer: %s", error)
-        return error_answer(503, "the ledger or a picture cannot be read or written; the watcher's log has the reason")
+        return error_answer(503, "the ledger cannot be read; the watcher's log has the reason")

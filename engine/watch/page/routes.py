@@ -1,4 +1,4 @@
-"""What a page answers: a route each. All of them read; the only files that are written are pictures that were lost."""
+"""What a page answers: a route each, and all of them only read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
 from tomoscribe.engine.class_map import ClassMap
+from tomoscribe.engine.errors import TomoscribeError
 from tomoscribe.engine.watch.entry import Entry, State
 from tomoscribe.engine.watch.ledger_queries import Sort
 from tomoscribe.engine.watch.metrics import CONTENT_TYPE, render
 from tomoscribe.engine.watch.page.answers import has_tag, json_answer, kept_answer
 from tomoscribe.engine.watch.page.events import EventStream, Feed
 from tomoscribe.engine.watch.page.inside import open_inside
-from tomoscribe.engine.watch.page.slices import NoSliceError, Slices
+from tomoscribe.engine.watch.page.slices import NoSliceError, SlicePicture, Slices
 from tomoscribe.engine.watch.page.views import Views
 from tomoscribe.engine.watch.pictures import Pictures, content_key
 from tomoscribe.engine.watch.settings import Places, WatchSettings
@@ -86,7 +87,10 @@ def state_routes(views: Views, pictures: Pictures, class_map: ClassMap, ledger_p
 
     @router.api_route("/health", methods=_READ)
     def health() -> Response:
-        healthy, reason = views.health(time.time())
+        try:
+            healthy, reason = views.health(time.time())
+        except TomoscribeError:
+            healthy, reason = False, "the ledger cannot be read"
         return json_answer({"healthy": healthy, "reason": reason}, 200 if healthy else 503)
 
     @router.api_route("/metrics", methods=_READ)
@@ -96,6 +100,7 @@ def state_routes(views: Views, pictures: Pictures, class_map: ClassMap, ledger_p
 
     @router.get("/events")
     async def events(request: Request) -> Response:
+        await feed.status()  # what fails can only be told before a stream begins
         return EventStream(feed, request)
 
     return router
@@ -115,12 +120,11 @@ def picture_routes(views: Views, pictures: Pictures, slices: Slices, settings: W
     @router.api_route("/thumbnail.webp", methods=_READ)
     def thumbnail(request: Request, number: Number) -> Response:
         entry = _entry(views, number)
-        path = pictures.thumbnail(entry, make=True)
-        if path is None:
-            # The folder of pictures was removed, or the labels were found complete after a restart.
-            pictures.save_preview(entry, slices.central(entry))
-            path = pictures.thumbnail(entry, make=False)
-        return saved(request, path, _WEBP)
+        path = pictures.thumbnail(entry, make=False)
+        if path is not None:
+            return saved(request, path, _WEBP)
+        # It was removed, or the labels were found complete after a restart.
+        return made(request, slices.thumbnail(entry), _slice_tag(entry, 0, "thumbnail"))
 
     @router.api_route("/preview/grey.webp", methods=_READ)
     def preview_grey(request: Request, number: Number) -> Response:
@@ -136,13 +140,8 @@ def picture_routes(views: Views, pictures: Pictures, slices: Slices, settings: W
     def slice_grey(request: Request, number: Number, z: Z) -> Response:
         entry = _entry(views, number)
         tag = _slice_tag(entry, z, "grey")
-        if has_tag(request, tag):
-            return kept_answer(request, b"", _WEBP, tag)
-        picture = slices.grey(entry, z)
-        if picture.tomogram != "here":
-            # The tomogram may come back, so that this is not to be kept.
-            return Response(picture.data, headers={"X-Tomogram": picture.tomogram}, media_type=_WEBP)
-        return kept_answer(request, picture.data, _WEBP, tag)
+        known = has_tag(request, tag)
+        return made(request, SlicePicture(b"") if known else slices.grey(entry, z), tag)
 
     @router.api_route("/slices/{z}/labels.png", methods=_READ)
     def slice_labels(request: Request, number: Number, z: Z) -> Response:
@@ -150,6 +149,12 @@ def picture_routes(views: Views, pictures: Pictures, slices: Slices, settings: W
         tag = _slice_tag(entry, z, "labels")
         known = has_tag(request, tag)
         return kept_answer(request, b"" if known else slices.labels(entry, z), _PNG, tag)
+
+    def made(request: Request, picture: SlicePicture, tag: str) -> Response:
+        if picture.tomogram != "here":
+            # The tomogram may come back, so that this is not to be kept.
+            return Response(picture.data, headers={"X-Tomogram": picture.tomogram}, media_type=_WEBP)
+        return kept_answer(request, picture.data, _WEBP, tag)
 
     def saved(request: Request, path: Path | None, media_type: str) -> Response:
         if path is None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscribe.engine.class_map import ClassMap
 from tomoscribe.engine.errors import TomoscribeError
-from tomoscribe.engine.result import SlicePreview
 from tomoscribe.engine.watch.entry import Entry, Identity, State
 from tomoscribe.engine.watch.page.inside import open_inside
 from tomoscribe.engine.watch.page.kept import KeptBytes, KeptVolumes, Volume
-from tomoscribe.engine.watch.pictures import content_key, encode_grey, encode_labels
+from tomoscribe.engine.watch.pictures import content_key, encode_grey, encode_labels, encode_thumbnail
 from tomoscribe.engine.watch.settings import WatchSettings
 
 __all__ = ["NoSliceError", "SlicePicture", "Slices"]
@@ -49,10 +49,12 @@ class Slices:
 
     Args:
         settings: the folders, and how tomograms are opened.
+        class_map: the colours of thumbnails.
     """
 
-    def __init__(self, settings: WatchSettings) -> None:
+    def __init__(self, settings: WatchSettings, class_map: ClassMap) -> None:
         self._settings = settings
+        self._class_map = class_map
         self._volumes = KeptVolumes(_OPEN_VOLUMES)
         self._encoded = KeptBytes(_CACHED_BYTES)
 
@@ -76,7 +78,7 @@ class Slices:
         data = self._encoded.get(key)
         if data is not None:
             return SlicePicture(data)
-        with self._labels(entry, z) as volume:
+        with self._label_volume(entry, z) as volume:
             shape = volume.tomogram.shape
         try:
             image, mean, deviation = self._grey_slice(entry, z, shape)
@@ -97,27 +99,29 @@ class Slices:
         key = (*_version(entry), "labels", z)
         data = self._encoded.get(key)
         if data is None:
-            with self._labels(entry, z) as volume:
+            with self._label_volume(entry, z) as volume:
                 data = self._encoded.keep(key, encode_labels(_label_numbers(volume, z)))
         return data
 
-    def central(self, entry: Entry) -> SlicePreview:
-        """Return the central slice as it would have been previewed.
+    def thumbnail(self, entry: Entry) -> SlicePicture:
+        """Return the central slice as `Pictures.thumbnail` has it, for an entry whose own was lost.
 
         Raises:
-            NoSliceError: it has no labels, or its tomogram cannot be read any more.
+            NoSliceError: it has no labels.
         """
+        key = (*_version(entry), "thumbnail")
+        data = self._encoded.get(key)
+        if data is not None:
+            return SlicePicture(data)
         z = 0 if entry.shape is None else entry.shape[0] // 2
-        with self._labels(entry, z) as volume:
-            shape, labels = volume.tomogram.shape, _label_numbers(volume, z)
-        try:
-            image, mean, deviation = self._grey_slice(entry, z, shape)
-        except (OSError, ValueError, TomoscribeError) as error:
-            raise NoSliceError(f"tomogram {entry.number} cannot be read any more") from error
-        return SlicePreview(z, image, labels, mean, deviation)
+        grey = self.grey(entry, z)
+        data = encode_thumbnail(grey.data, self.labels(entry, z), self._class_map)
+        if grey.tomogram == "here":
+            self._encoded.keep(key, data)
+        return SlicePicture(data, grey.tomogram)
 
     @contextmanager
-    def _labels(self, entry: Entry, z: int) -> Iterator[Volume]:
+    def _label_volume(self, entry: Entry, z: int) -> Iterator[Volume]:
         """Give the label volume, which has such a slice.
 
         Raises:

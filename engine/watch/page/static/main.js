@@ -163,6 +163,9 @@ function askAll() {
 }
 
 async function begin() {
+  // The tomogram that was chosen before the page was loaded anew.
+  const wanted = Number(location.hash.slice(1));
+  if (Number.isInteger(wanted) && wanted > 0) choose(wanted);
   try {
     tellStatus(await askJson("api/status"));
   } catch (error) {
@@ -171,8 +174,6 @@ async function begin() {
       return;
     }
   }
-  const wanted = Number(location.hash.slice(1));
-  if (Number.isInteger(wanted) && wanted > 0) choose(wanted);
   askAll();
   listen({ status: tellStatus, tomogram: tellTomogram }, (link) => {
     const again = now.link === "lost" && link === "live";

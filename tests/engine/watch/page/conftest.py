@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import mrcfile
 import numpy as np
@@ -141,10 +141,23 @@ def _write(path, values):
         file.voxel_size = VOXEL_SIZE
 
 
+@contextmanager
+def _session(folder):
+    session = Session(folder)
+    with session.ledger, session.servers:
+        yield session
+
+
 @pytest.fixture
 def session(tmp_path):
-    session = Session(tmp_path)
-    with session.ledger, session.servers:
+    with _session(tmp_path) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def shared_session(tmp_path_factory):
+    """One for tests that only look."""
+    with _session(tmp_path_factory.mktemp("shared")) as session:
         yield session
 
 
@@ -152,6 +165,7 @@ def session(tmp_path):
 def chromium():
     """A headless Chromium; what it needs is in the extra `dev`, but for the browser itself."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, to look at the page")
+    sync_api.expect.set_options(timeout=15_000)
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("needs Chromium, to look at the page; install the package chromium")
@@ -161,9 +175,8 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def browse(chromium):
-    """Open an address in a window of its own; no script may fail, nor be kept from running, nor look elsewhere."""
+@contextmanager
+def _browsing(chromium):
     contexts, troubles = [], []
 
     def browse(address, width=1440, height=900, **options):
@@ -182,3 +195,17 @@ def browse(chromium):
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+@pytest.fixture
+def browse(chromium):
+    """Open an address in a window of its own; no script may fail, nor be kept from running, nor look elsewhere."""
+    with _browsing(chromium) as browse:
+        yield browse
+
+
+@pytest.fixture(scope="module")
+def shared_browse(chromium):
+    """One for tests that share a window."""
+    with _browsing(chromium) as browse:
+        yield browse

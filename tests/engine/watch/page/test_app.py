@@ -84,16 +84,16 @@ def test_a_tomogram_that_is_gone_is_told_and_not_kept(session, page):
     assert "x-tomogram" not in page.get(f"{page.at}/slices/5/labels.png").headers
 
 
-def test_a_lost_preview_is_made_from_the_labels_once(session, page):
+def test_a_lost_thumbnail_is_drawn_from_the_labels_and_not_written(session, page):
     folder = session.settings.places.pictures / str(page.number)
     for path in folder.iterdir():
         path.unlink()
-    assert picture(page.get(f"{page.at}/thumbnail.webp"), "WEBP").size == (WIDTH, HEIGHT)
-    made = snapshot(folder)
-    assert len(made) == 3
-    page.get(f"{page.at}/thumbnail.webp")
-    assert snapshot(folder) == made
-    assert page.get(page.at).json()["preview_z"] == DEPTH // 2
+    response = page.get(f"{page.at}/thumbnail.webp?v=1")
+    assert picture(response, "WEBP").size == (WIDTH, HEIGHT)
+    assert "immutable" in response.headers["cache-control"]
+    assert list(folder.iterdir()) == []
+    assert page.get(page.at).json()["preview_z"] is None
+    assert page.get(f"{page.at}/preview/grey.webp").status_code == 404
 
 
 def test_json(session, page):
@@ -212,11 +212,13 @@ def test_answers_do_not_name_the_server(page):
 
 def test_a_ledger_that_is_gone_is_told_without_its_place(session, page, tmp_path):
     session.settings.places.ledger.unlink()
-    for address in ("/api/status", page.at, f"{page.at}/thumbnail.webp", "/api/tomograms", "/metrics"):
+    for address in ("/api/status", page.at, f"{page.at}/thumbnail.webp", "/api/tomograms", "/metrics", "/events"):
         response = page.get(address)
         assert response.status_code == 503
         assert str(tmp_path) not in response.text
         assert "log" in response.json()["error"]
+    health = page.get("/health")
+    assert (health.status_code, health.json()["healthy"]) == (503, False)
     assert page.get("/").status_code == 200
 
 

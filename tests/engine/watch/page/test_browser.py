@@ -66,20 +66,39 @@ def slide(page, z):
     page.locator("#z").evaluate("(slider, z) => { slider.value = z; slider.dispatchEvent(new Event('input')); }", z)
 
 
-@pytest.fixture
-def one(session, browse):
+def look_at_one(session, browse):
     """A labelled tomogram, and the page that shows it."""
     number = session.label("grid1/Position_1_Vol.mrc")
     session.ledger.set_objects(number, {"microtubule": 3, "ribosome": 1234})
-    page = browse(session.serve().address)
+    return browse(session.serve().address), session.labels["grid1/Position_1_Vol.mrc"]
+
+
+@pytest.fixture(scope="module")
+def window(shared_session, shared_browse):
+    return look_at_one(shared_session, shared_browse)
+
+
+@pytest.fixture
+def still(window):
+    """A labelled tomogram and its page, for tests that only look."""
+    page, labels = window
     page.fill("#opacity", "100")
-    labels = session.labels["grid1/Position_1_Vol.mrc"]
+    slide(page, 12)
+    wait_for_labels(page, labels[12])
+    return window
+
+
+@pytest.fixture
+def one(session, browse):
+    """A labelled tomogram and its page, for tests that go on."""
+    page, labels = look_at_one(session, browse)
+    page.fill("#opacity", "100")
     wait_for_labels(page, labels[12])
     return page, labels
 
 
-def test_the_newest_tomogram_is_shown_with_what_is_in_it(one):
-    page, labels = one
+def test_the_newest_tomogram_is_shown_with_what_is_in_it(still):
+    page, labels = still
     expect(page.locator("#viewer-name")).to_have_text("Position_1_Vol")
     expect(page.locator("#viewer-facts")).to_contain_text("80 × 60 × 24")
     expect(page.locator("#z-text")).to_have_text("12 / 23")
@@ -95,16 +114,16 @@ def test_the_newest_tomogram_is_shown_with_what_is_in_it(one):
     expect(page.locator("#banner")).to_be_hidden()
 
 
-def test_the_scale_bar_is_as_long_as_it_says(one):
-    page, _ = one
+def test_the_scale_bar_is_as_long_as_it_says(still):
+    page, _ = still
     length = float(page.inner_text("#scale-text").removesuffix(" nm"))
     bar, picture = (page.locator(name).bounding_box()["width"] for name in ("#scale-bar", "#canvas"))
     assert length == 10
     assert bar / picture == pytest.approx(length / 80, rel=0.01)
 
 
-def test_colours_are_those_of_the_classes_and_the_more_the_stronger_the_overlay(one):
-    page, labels = one
+def test_colours_are_those_of_the_classes_and_the_more_the_stronger_the_overlay(still):
+    page, labels = still
     pixels = canvas(page)
     edge = (labels[12] != np.roll(labels[12], 1, 0)) & (labels[12] > 0)
     for number, colour in COLOURS.items():
@@ -115,8 +134,8 @@ def test_colours_are_those_of_the_classes_and_the_more_the_stronger_the_overlay(
     expect(page.locator("#opacity-text")).to_have_text("0 %")
 
 
-def test_a_class_that_is_switched_off_is_not_drawn(one):
-    page, labels = one
+def test_a_class_that_is_switched_off_is_not_drawn(still):
+    page, labels = still
     page.get_by_role("checkbox", name="ribosome").uncheck()
     wait_for_labels(page, np.where(labels[12] == 2, 0, labels[12]))
     slide(page, 13)
@@ -125,8 +144,8 @@ def test_a_class_that_is_switched_off_is_not_drawn(one):
     wait_for_labels(page, labels[13])
 
 
-def test_the_slider_turns_through_the_slices(one):
-    page, labels = one
+def test_the_slider_turns_through_the_slices(still):
+    page, labels = still
     for z in (0, 23, 7):
         slide(page, z)
         wait_for_labels(page, labels[z])
@@ -136,6 +155,9 @@ def test_the_slider_turns_through_the_slices(one):
     page.click("#z-down")
     page.click("#z-down")
     wait_for_labels(page, labels[6])
+    page.hover("#stage")
+    page.mouse.wheel(0, -120)
+    wait_for_labels(page, labels[7])
 
 
 def test_neighbours_are_fetched_before_they_are_wanted(one):
@@ -148,8 +170,8 @@ def test_neighbours_are_fetched_before_they_are_wanted(one):
     assert not [url for url in asked if "/slices/13/" in url]
 
 
-def test_an_answer_that_comes_late_is_not_shown(one):
-    page, labels = one
+def test_an_answer_that_comes_late_is_not_shown(still):
+    page, labels = still
     held = []
     page.route(re.compile("/slices/20/"), lambda route: held.append(route))
     slide(page, 20)
@@ -159,8 +181,9 @@ def test_an_answer_that_comes_late_is_not_shown(one):
     for route in held:
         route.continue_()
     wait_for_labels(page, labels[2])
-    until(page, lambda: came(page, 2))
+    until(page, lambda: came(page, 3))
     wait_for_labels(page, labels[2])
+    page.unroute_all()
 
 
 def test_a_tomogram_that_arrives_is_shown_at_once_and_grows(session, one):
@@ -192,6 +215,9 @@ def test_who_chose_a_tomogram_keeps_it(session, one):
     expect(page.locator(".card")).to_have_count(2)
     expect(page.locator("#viewer-name")).to_have_text("Position_1_Vol")
     wait_for_labels(page, labels[12])
+    page.reload()
+    expect(page.locator("#viewer-name")).to_have_text("Position_1_Vol")
+    page.fill("#opacity", "100")
     page.get_by_label("Follow newest").check()
     expect(page.locator("#viewer-name")).to_have_text("Position_2_Vol")
     wait_for_labels(page, session.labels["Position_2_Vol.mrc"][12])

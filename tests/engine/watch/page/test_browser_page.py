@@ -63,31 +63,25 @@ def test_the_gallery_is_sorted_and_filtered(crowded, browse):
     expect(page.locator(".card")).to_have_count(1)
 
 
-def test_thumbnails_are_shown(crowded, browse):
-    page = browse(crowded.serve().address)
-    expect(page.locator(".card")).to_have_count(6)
-    # All have one that a watcher had begun with.
-    expect(page.locator(".thumb img")).to_have_count(4)
-    expect(page.locator(".thumb .glyph")).to_have_count(2)
-    for image in page.locator(".thumb img").all():
-        image.scroll_into_view_if_needed()
-        expect(image).to_have_js_property("naturalWidth", 80)
-
-
-@pytest.mark.parametrize("width", [360, 320])
-def test_a_phone_shows_all_without_scrolling_sideways(crowded, browse, width):
-    page = browse(crowded.serve().address, width, 740, has_touch=True, is_mobile=True, device_scale_factor=2)
-    expect(page.locator("#canvas")).to_be_visible()
-    expect(page.locator(".card")).to_have_count(6)
-    assert page.evaluate("() => document.documentElement.scrollWidth") == width
-    outside = page.evaluate(
+def beyond(page, width):
+    """What lies beyond the edges of the screen."""
+    return page.evaluate(
         """(width) => [...document.querySelectorAll("body *:not(.unseen, .unseen *, .skip)")].filter((element) => {
             const { left, right, height } = element.getBoundingClientRect();
             return height > 0 && (left < 0 || right > width + 0.5) && !element.closest(".middle");
         }).map((element) => element.outerHTML.slice(0, 80))""",
         width,
     )
-    assert outside == []
+
+
+def test_a_phone_shows_all_without_scrolling_sideways(crowded, browse):
+    page = browse(crowded.serve().address, 360, 740, has_touch=True, is_mobile=True, device_scale_factor=2)
+    expect(page.locator("#canvas")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(6)
+    for width in (320, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        assert page.evaluate("() => document.documentElement.scrollWidth") == width
+        assert beyond(page, width) == []
     small = page.evaluate(
         """() => [...document.querySelectorAll("button, select, input:not(.filter input)")].filter((element) => {
             const { height } = (element.closest("label") ?? element).getBoundingClientRect();
@@ -100,17 +94,28 @@ def test_a_phone_shows_all_without_scrolling_sideways(crowded, browse, width):
     expect(page.locator("#viewer-name")).to_have_text("Position_3_Vol")
 
 
-def test_the_wall_screen_needs_no_scrolling(crowded, browse):
+def test_a_wall_screen_needs_no_scrolling_and_shows_thumbnails(crowded, browse):
     page = browse(crowded.serve().address, 1600, 1000)
     expect(page.locator("#canvas")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(6)
+    # All have one that a watcher had begun with.
+    expect(page.locator(".thumb .glyph")).to_have_count(2)
+    images = page.locator(".thumb img")
+    expect(images).to_have_count(4)
+    for at in range(4):
+        expect(images.nth(at)).to_have_js_property("naturalWidth", 80)
     assert page.evaluate("() => document.documentElement.scrollHeight") == 1000
     for name in ("#z", "#classes", "#gallery-title", "#running"):
         expect(page.locator(name)).to_be_in_viewport()
 
 
-def test_the_keyboard_reaches_everything(crowded, browse):
+def test_the_keyboard_reaches_everything_and_it_has_a_name(crowded, browse):
     page = browse(crowded.serve().address)
     expect(page.locator(".card")).to_have_count(6)
+    expect(page.get_by_role("button", name="Position_3_Vol, failed")).to_be_visible()
+    for role in ("button", "checkbox", "combobox", "radio", "searchbox", "slider", "progressbar"):
+        every = page.get_by_role(role)
+        assert every.count() == page.get_by_role(role, name=re.compile(r"\S")).count() > 0, role
     reached = []
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -132,6 +137,7 @@ def test_the_keyboard_reaches_everything(crowded, browse):
     expect(page.locator(".card[aria-current]")).to_be_focused()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("[data-number='2']")).to_be_focused()
+    expect(page.locator(".card[tabindex='0']")).to_have_attribute("data-number", "2")
 
     page.focus("#z")
     for key, z in (("ArrowRight", 13), ("Home", 0), ("PageUp", 2), ("End", 23)):
@@ -144,19 +150,11 @@ def test_the_keyboard_reaches_everything(crowded, browse):
     expect(box).not_to_be_checked()
 
 
-def test_all_that_is_operated_has_a_name(crowded, browse):
-    page = browse(crowded.serve().address)
-    expect(page.locator(".card")).to_have_count(6)
-    expect(page.get_by_role("button", name="Position_3_Vol, failed")).to_be_visible()
-    for role in ("button", "checkbox", "combobox", "radio", "searchbox", "slider", "progressbar"):
-        every = page.get_by_role(role)
-        assert every.count() == page.get_by_role(role, name=re.compile(r"\S")).count() > 0, role
-
-
-def test_text_stands_out(crowded, browse):
+def test_a_pause_is_said_and_all_text_stands_out(crowded, browse):
     crowded.beat(paused="1 GB is free, 2 GB are to stay free")
     page = browse(crowded.serve().address)
     expect(page.locator(".card")).to_have_count(6)
+    expect(page.locator("#banner")).to_have_text("Paused: 1 GB is free, 2 GB are to stay free")
     expect(page.locator("#failures")).to_be_visible()
     texts = page.evaluate(
         """() => {
@@ -190,12 +188,6 @@ def test_text_stands_out(crowded, browse):
     )
     assert len(texts) > 60
     assert [text for text in texts if text[0] < AA] == []
-
-
-def test_what_is_wrong_with_the_whole_is_said(session, browse):
-    session.beat(paused="1 GB is free, 2 GB are to stay free")
-    page = browse(session.serve().address)
-    expect(page.locator("#banner")).to_have_text("Paused: 1 GB is free, 2 GB are to stay free")
 
 
 def test_a_page_without_a_watcher_says_so(session, browse):

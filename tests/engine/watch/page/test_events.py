@@ -115,8 +115,11 @@ def test_one_that_was_nowhere_begins_now(session, feed, clock, last):
     wait(session, "before.mrc")
 
     async def listen():
-        ((name, number, _),) = await take(listener(feed, last), 1)
+        stream = listener(feed, last)
+        ((name, number, _),) = await take(stream, 1)
         assert (name, number) == ("status", session.ledger.revision())
+        wait(session, "after.mrc")
+        assert (await take(stream, 1))[0][2]["path"] == "after.mrc"
 
     asyncio.run(listen())
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tomoscribe.engine.class_map import DEFAULT_CLASS_MAP
 from tomoscribe.engine.watch.page.slices import NoSliceError, Slices
 
 DEPTH, HEIGHT, WIDTH = 24, 60, 80
@@ -23,7 +24,7 @@ def decoded(data):
 
 @pytest.fixture
 def slices(session):
-    slices = Slices(session.settings)
+    slices = Slices(session.settings, DEFAULT_CLASS_MAP)
     yield slices
     slices.close()
 
@@ -64,7 +65,18 @@ def test_grey_is_stretched_by_the_statistics_of_the_sidecar(slices, entry, tomog
 
 
 @pytest.mark.parametrize(
-    "sidecar", [None, "{}", "[]", "no JSON", '{"intensity": {"mean": NaN, "standard_deviation": 0}}']
+    "sidecar",
+    [
+        None,
+        "no JSON",
+        "[]",
+        "{}",
+        '{"intensity": {"mean": NaN, "standard_deviation": 1}}',
+        '{"intensity": {"mean": 0, "standard_deviation": 0}}',
+        '{"intensity": {"mean": 0, "standard_deviation": -1}}',
+        '{"intensity": {"mean": 0, "standard_deviation": Infinity}}',
+        '{"intensity": {"mean": "x", "standard_deviation": []}}',
+    ],
 )
 def test_without_statistics_a_slice_is_stretched_by_its_own(slices, entry, outputs, sidecar):
     path = outputs / "a__labels.json"
@@ -76,11 +88,17 @@ def test_without_statistics_a_slice_is_stretched_by_its_own(slices, entry, outpu
     assert 25 < shown.std() < 60  # a sixth of the range is 42
 
 
-def test_the_central_slice_as_for_a_preview(session, slices, entry, tomogram):
-    preview = slices.central(entry)
-    assert (preview.z, preview.mean, preview.standard_deviation) == (DEPTH // 2, 0.0, 1.2)
-    assert preview.image.tolist() == mrcfile.read(tomogram)[DEPTH // 2].tolist()
-    assert preview.labels.tolist() == session.labels["grid/a.mrc"][DEPTH // 2].tolist()
+def test_a_thumbnail_is_what_was_saved_for_the_same_slice(session, slices, entry):
+    drawn = slices.thumbnail(entry)
+    assert drawn.tomogram == "here"
+    saved = session.pictures.thumbnail(entry, make=False)
+    both = drawn.data, saved.read_bytes()
+    shown, expected = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in both)
+    assert shown.shape == expected.shape
+    labelled = session.labels["grid/a.mrc"][DEPTH // 2, ::-1] > 0
+    coloured = np.ptp(shown.astype(int), axis=2) > 40
+    assert (coloured == labelled).mean() > 0.9
+    assert np.ptp(expected.astype(int), axis=2)[labelled].mean() > 40
 
 
 def test_there_are_no_more_slices(slices, entry):
@@ -101,8 +119,7 @@ def test_without_the_tomogram_there_are_labels_on_black(slices, entry, tomogram)
     picture = slices.grey(entry, 3)
     assert (picture.tomogram, black(picture)) == ("gone", True)
     assert decoded(slices.labels(entry, 3)).any()
-    with pytest.raises(NoSliceError):
-        slices.central(entry)
+    assert slices.thumbnail(entry).tomogram == "gone"
 
 
 def test_grey_values_of_other_content_are_not_shown(slices, entry, tomogram):
@@ -187,12 +204,13 @@ def test_new_labels_of_the_same_content_are_shown(session, slices, entry, output
 
 
 def test_a_picture_is_made_once(slices, entry, tomogram, outputs):
-    grey, labels = slices.grey(entry, 7), slices.labels(entry, 7)
+    grey, labels, thumbnail = slices.grey(entry, 7), slices.labels(entry, 7), slices.thumbnail(entry)
     slices.close()
     tomogram.unlink()
     (outputs / "a__labels.mrc").unlink()
     assert slices.grey(entry, 7) == grey
     assert slices.labels(entry, 7) == labels
+    assert slices.thumbnail(entry) == thumbnail
 
 
 def test_open_files_are_bounded_and_given_back(session, slices):
@@ -207,7 +225,7 @@ def test_open_files_are_bounded_and_given_back(session, slices):
 
 def test_axes_of_the_settings(session, entry, tomogram, outputs):
     (outputs / "a__labels.json").unlink()
-    slices = Slices(replace(session.settings, axes="xzy"))
+    slices = Slices(replace(session.settings, axes="xzy"), DEFAULT_CLASS_MAP)
     values, labels = mrcfile.read(tomogram), session.labels["grid/a.mrc"]
     y = 9  # the file's second axis, which is z with these axes
     assert decoded(slices.labels(entry, y)).tolist() == labels[::-1, y].tolist()
