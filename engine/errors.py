@@ -12,6 +12,7 @@
     │   └── PlanError             (engine.plans)       a TensorRT plan that cannot be used here
     ├── OutputExistsError         (FileExistsError)    an output is already there and may not be replaced
     ├── OutputError               (OSError)            an output cannot be written
+    │   └── LedgerError           (engine.watch)       a watched folder's ledger that cannot be read or written
     ├── BackendUnavailableError   (RuntimeError)       a backend that was asked for cannot run here
     └── BackendError              (RuntimeError)       a backend failed while it ran
 

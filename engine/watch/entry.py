@@ -58,7 +58,7 @@ class Entry:
         complete: when it was found complete.
         claimed: when the last watcher began with it.
         previewed: when the picture of its central slice was there.
-        finished: when its outputs were, or it was quarantined.
+        finished: when its outputs were, it was quarantined, or it was gone.
         owner: the watcher that has it, see `tomoscribe.engine.watch.owner`; None unless it is running.
         lease: until when no other watcher may take it.
         shape: ``(z, y, x)`` in voxels.

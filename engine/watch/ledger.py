@@ -115,11 +115,10 @@ class Ledger(LedgerView):
             held = entries(connection, "WHERE state = 'running'")
             lost = [entry.number for entry in held if _is_free(entry.owner, entry.lease, now)]
             waiting = f"SELECT number FROM entries INDEXED BY entries_waiting WHERE state = 'waiting' {_FIRST}"  # noqa: S608
-            free = f"number IN ({waiting}) OR number IN ({', '.join('?' * len(lost))})"
-            found = entries(connection, f"WHERE {free} {_FIRST}", *lost)
-            if not found:
+            free = [*lost, *(number for (number,) in connection.execute(waiting))]
+            if not free:
                 return None
-            (old,) = found
+            (old,) = entries(connection, f"WHERE number IN ({', '.join('?' * len(free))}) {_FIRST}", *free)
             new = replace(
                 old,
                 state=State.RUNNING,
@@ -264,7 +263,7 @@ class Ledger(LedgerView):
             connection.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?, ?)", values)
 
     def _report(self, number: int, owner: Owner, report: Callable[[Entry], Entry]) -> bool:
-        return self._change("WHERE number = ? AND state = 'running' AND owner = ?", [number, str(owner)], report)
+        return self._change("WHERE number = ? AND owner = ?", [number, str(owner)], report)
 
     def _supplement(self, number: int, supplement: Callable[[Entry], Entry]) -> bool:
         return self._change("WHERE number = ? AND state = 'done'", [number], supplement)

@@ -33,7 +33,7 @@ _ADVICE = {
 
 
 class LedgerError(OutputError):
-    """A ledger that cannot be read or written; `errno` says why where the system did."""
+    """A ledger that cannot be read or written; `errno` says why, and is None where the file itself is wrong."""
 
 
 class LedgerFile:
@@ -42,6 +42,7 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         try:
@@ -82,7 +83,9 @@ class LedgerFile:
         Raises:
             LedgerError: it cannot be written.
         """
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        # SQLite has those that wait for its lock look again now and then, so that a thread that writes one row after
+        # another would keep the others waiting for seconds.
+        with self._turn, self._transaction("BEGIN IMMEDIATE") as connection:
             (revision,) = connection.execute("SELECT revision FROM ledger").fetchone()
             before = connection.total_changes
             yield connection, revision + 1

@@ -95,13 +95,25 @@ def test_another_programs_database_is_left_alone(path):
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be taken for one" * 100, b"x" * 200])
-def test_a_file_that_is_no_ledger_is_an_error_with_what_to_do(path, content):
+def test_a_file_that_is_no_ledger_is_an_error_with_what_to_do(path, content, monkeypatch):
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(LedgerError) as error:
         Ledger(path)
     check_line(error, path, "expected a SQLite ledger", "move away this file")
     assert path.read_bytes() == content
+    check_closed(opened)
+
+
+def test_a_ledger_that_is_not_taken_is_closed(filled, monkeypatch):
+    sqlite(filled, "PRAGMA user_version = 99")
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
+    with pytest.raises(LedgerError):
+        Ledger(filled)
+    check_closed(opened)
 
 
 def test_an_empty_file_is_a_new_ledger(path):
@@ -139,10 +151,12 @@ def test_a_row_that_cannot_be_understood_is_a_damage(filled, column):
 
 def test_a_ledger_that_is_removed_or_replaced_is_noticed(filled):
     with Ledger(filled) as ledger:
+        idle = [*ledger._file._idle]
         filled.rename(filled.with_name("moved"))
         with pytest.raises(LedgerError) as error:
             ledger.get(1)
         check_line(error, filled, "removed or replaced", "start the watcher again")
+        check_closed(idle)
         filled.write_bytes(b"")
         with pytest.raises(LedgerError):
             ledger.notice("a.mrc", CONTENT, State.WAITING, 1.0)
@@ -227,13 +241,14 @@ def test_a_closed_ledger_says_so(filled):
 
 def test_closing_waits_for_nobody_and_leaves_nothing_open(filled):
     begun, closed = threading.Event(), threading.Event()
-    ended = []
+    ended, used = [], []
 
     def read(ledger):
         with ledger.reading() as connection:
             begun.set()
             assert closed.wait(20)
             ended.append(connection.execute("SELECT count(*) FROM entries").fetchone())
+        used.append(connection)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -247,6 +262,7 @@ def test_closing_waits_for_nobody_and_leaves_nothing_open(filled):
         del ledger
         gc.collect()
     assert ended == [(300,)]
+    check_closed(used)
     assert str(filled) not in open_files()
 
 
@@ -258,6 +274,13 @@ def test_threads_that_come_and_go_leave_no_file_open(filled):
             thread.join()
         assert open_files().count(str(filled)) == 1
     assert str(filled) not in open_files()
+
+
+def check_closed(connections):
+    assert connections
+    for connection in connections:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 def open_files():
