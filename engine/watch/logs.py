@@ -131,5 +131,5 @@ class _SharedRotatingHandler(RotatingFileHandler):
             named = None
         if named is None or not os.path.samestat(ours, named):
             # Without a stream, the next line opens the log.
-            moved, self.stream = self.stream, None  # type: ignore[assignment]
+            moved, self.stream = self.stream, None
             moved.close()

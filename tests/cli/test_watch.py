@@ -177,13 +177,14 @@ def test_signals_end_it_cleanly_and_are_given_back(watch, number, status):
     assert "signals" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_signal_that_is_ignored_stays_so(asked):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_a_signal_that_is_ignored_stays_so(watch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        asked("--no-page")
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        status, _, _ = watch("--no-page", act=lambda address: os.kill(os.getpid(), signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, before)
+    assert status == 0
 
 
 def test_a_second_ctrl_c_does_not_wait(watch, monkeypatch):

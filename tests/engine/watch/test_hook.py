@@ -139,10 +139,12 @@ def test_one_that_does_not_listen_is_killed(run, tmp_path, time_is_up_with):
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "print('deaf', flush=True)\n"
         "open(sys.argv[1], 'w').write('ready\\n')\n"
-        "time.sleep(100)"
+        "time.sleep(20)\n"
+        "open(sys.argv[1] + '.end', 'w')"
     )
     told = run(code, time_is_up_with(tmp_path / "ready"), timeout=600)
     assert told == "ended, for it took more than 600 s: deaf"
+    assert not (tmp_path / "ready.end").exists()
 
 
 def test_one_that_listens_may_tidy_up(run, tmp_path, time_is_up_with):

@@ -93,10 +93,11 @@ def test_watchers_are_those_that_were_heard_of_lately(path):
     with Ledger(path) as ledger:
         ledger.beat(OWNER, now, {"paused": None, "free_bytes": 7})
         ledger.beat(Owner("here", 2, 3), now - 5, {"paused": "no space", "free_bytes": 5})
+        ledger.beat(Owner("here", 4, 5), now - 5, {"paused": "no space", "free_bytes": 6})
         ledger.beat(Owner("here", 3, 4), now - 60, {"paused": "no space", "free_bytes": 1})
         found = sample(path)
-    assert found["tomoscribe_watchers",] == 2
-    assert found["tomoscribe_watchers_paused",] == 1
+    assert found["tomoscribe_watchers",] == 3
+    assert found["tomoscribe_watchers_paused",] == 2
     assert found["tomoscribe_free_bytes",] == 5
 
 
