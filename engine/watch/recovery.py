@@ -113,14 +113,14 @@ def finished_outputs(entry: Entry, settings: WatchSettings, bundle: Bundle) -> F
         facts = json.loads(paths.sidecar.read_text(encoding="utf-8"))
         if not _is_of(facts, entry, settings, bundle, paths) or not all(_is_whole(path) for path in volumes.values()):
             return None
-        named = paths.labels.stat().st_mtime
-        if named < paths.sidecar.stat().st_mtime:
+        complete = paths.labels.stat().st_mtime_ns
+        if complete < paths.sidecar.stat().st_mtime_ns:
             return None
         depth, height, width = facts["shape_zyx"]
         x, y, z = facts["voxel_size_xyz"]
         return FinishedOutputs(
             outputs={"labels": paths.labels, "sidecar": paths.sidecar, **paths.class_volumes},
-            finished=named,
+            finished=complete / 1e9,
             seconds=None,
             shape=(depth, height, width),
             voxel_size=(x, y, z),

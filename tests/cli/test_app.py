@@ -12,7 +12,7 @@ import pytest
 from tomoscribe.cli import main
 from tomoscribe.engine import OutputError, ParameterError
 
-VERBS = ("segment", "picture", "phantom", "train", "export", "inspect", "bench", "doctor", "demo")
+VERBS = ("segment", "watch", "picture", "phantom", "train", "export", "inspect", "bench", "doctor", "demo")
 
 
 @pytest.fixture

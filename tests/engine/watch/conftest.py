@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import mrcfile
 import numpy as np
 import pytest
 
+from tomoscribe.engine.watch import arrival, folder
 from tomoscribe.engine.watch.entry import State
+from tomoscribe.engine.watch.folder import FolderWatch
 from tomoscribe.engine.watch.ledger import Ledger
+from tomoscribe.engine.watch.settings import WatchSettings
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 ENDED = {State.DONE, State.QUARANTINED, State.GONE}
 
 
@@ -154,3 +158,67 @@ def files_of():
         }
 
     return files
+
+
+class WatchedFolder:
+    """A folder, its ledger, and the thread that watches it."""
+
+    def __init__(self, tmp_path, ledger, **options):
+        self.folder = tmp_path / "folder"
+        self.folder.mkdir(exist_ok=True)
+        self.settings = WatchSettings(self.folder, tmp_path / "output", **options)
+        self.ledger = ledger
+        self.stop = threading.Event()
+        self.thread = None
+
+    def start(self, watch=None):
+        self.stop.clear()
+        watch = watch or FolderWatch(self.settings, self.ledger)
+        self.thread = threading.Thread(target=watch.run, args=(self.stop,))
+        self.thread.start()
+
+    def end(self):
+        self.stop.set()
+        if self.thread is not None:
+            self.thread.join(PATIENCE)
+            assert not self.thread.is_alive()
+
+    def states(self):
+        return {path: state.value for path, (_, state) in self.ledger.known().items()}
+
+    def until(self, expected):
+        """Wait until the ledger has just these entries, in these states."""
+        self.wait(lambda: self.states() == expected, lambda: f"expected {expected}, found {self.states()}")
+
+    def wait(self, condition, message=lambda: ""):
+        # Less than the folder watch takes to look through everything of its own accord.
+        end = time.monotonic() + 20.0
+        while not condition():
+            assert time.monotonic() < end, message()
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def volume_bytes(tmp_path_factory):
+    """The bytes of a volume of 20 sections."""
+    path = tmp_path_factory.mktemp("volume") / "a.mrc"
+    with mrcfile.new(path) as file:
+        file.set_data(np.zeros((20, 10, 12), np.float32))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def watch_folder(tmp_path, monkeypatch):
+    """Make a folder that is watched, or will be, by a watch that takes less time over everything than in use."""
+    monkeypatch.setattr(folder, "_POLL_EVERY", 0.05)
+    monkeypatch.setattr(arrival, "_LEAST_PAUSE", 0.1)
+    made = []
+    with Ledger(tmp_path / "output" / ".tomoscribe" / "ledger.sqlite") as ledger:
+
+        def make(**options):
+            made.append(WatchedFolder(tmp_path, ledger, **options))
+            return made[-1]
+
+        yield make
+        for watched in made:
+            watched.end()

@@ -23,7 +23,7 @@ from tomoscribe.engine.watch.pictures import Pictures
 from tomoscribe.engine.watch.settings import WatchSettings
 from tomoscribe.engine.watch.watcher import Watcher
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 POINTS = {
     "claim": (Ledger, "claim"),
     "preview": (Pictures, "save_preview"),
@@ -115,10 +115,7 @@ def main():
     """Answer requests until there are no more."""
     for line in sys.stdin:
         request = json.loads(line)
-        if "start" in request:
-            answer = _fork(request["start"])
-        else:
-            answer = _wait(request["wait"])
+        answer = _fork(request["start"]) if "start" in request else _wait(request["wait"])
         sys.stdout.write(f"{json.dumps(answer)}\n")
         sys.stdout.flush()
 
