@@ -128,7 +128,7 @@ def tables(rows: Sequence[Row], rewritings: Sequence[Rewriting], bundled: str) -
         lines += [
             "The front: the networks that no cheaper one is as good as. "
             f"The bundled model's structure, {bundled}, is {'' if on_it else 'not '}on it.",
-            "How depth 3 does when it is trained as long as the bundled model: [depth_3](depth_3/bundled_model.md).",
+            "[Depth 3, trained as long as the bundled model](bundled_model_depth_3/bundled_model.md).",
             "",
             markdown_table(header, cells),
             "",

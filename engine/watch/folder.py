@@ -130,8 +130,7 @@ class FolderWatch:
 
     def _note_all(self, changed: set[str]) -> None:
         for path in changed:
-            if self._output is None or not f"{path}/".startswith(f"{self._output}/"):
-                self._note(posixpath.relpath(path, self._root))
+            self._note(posixpath.relpath(path, self._root))
         if len(changed) >= _MANY_CHANGES:
             _LOGGER.info("%d changes at once: looking through the folder, as some may have been missed", len(changed))
             self._scan_at = 0.0
@@ -144,17 +143,18 @@ class FolderWatch:
                 self._follower.look(path)
             else:
                 self._enter(folder)
-        elif path not in self._folders:
-            self._enter(path)
-        elif not Path(self._root, path).is_dir():
+        elif path in self._folders and not Path(self._root, path).is_dir():
+            self._folders.discard(path)
             self._scan_at = 0.0  # with all that was in it
+        else:
+            self._enter(path)
 
     def _enter(self, path: str) -> None:
-        """Look through the topmost folder on the way to a path that was not looked through before."""
+        """Look through a folder that changed, or the topmost on the way to it that was not looked through before."""
         parts = PurePosixPath(path).parts
         for depth in range(1, len(parts) + 1):
             folder = posixpath.join(*parts[:depth])
-            if folder in self._folders:
+            if folder in self._folders and folder != path:
                 continue
             if self._is_searched(folder) and _is_real_folder(Path(self._root, folder)):
                 self._search(folder)
@@ -166,7 +166,6 @@ class FolderWatch:
         began = time.monotonic()
         if Path(self._root).is_dir():
             self._follower.catch_up()
-            self._folders.clear()
             for path in self._follower.paths() - self._search(""):
                 self._follower.look(path)
             self._follower.look_at_held()

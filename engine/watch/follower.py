@@ -69,8 +69,7 @@ class Follower:
         self._settled: dict[str, Identity] = {}  # to be left alone unless they change
         self._arriving: dict[str, _Arriving] = {}
         self._complete: dict[str, Arrival] = {}  # the last ones: should they change, it is known how long they pause
-        # Quarantined for how they lie there, which may change when they do not, and what was said of it.
-        self._held: dict[str, str | None] = {}
+        self._held: set[str] = set()  # quarantined for how they lie there, which may change when they do not
         self._left_out: dict[str, Identity] = {}
         self._names: dict[str, str] = {}  # whose outputs have which name
         self._revision = ledger.revision()
@@ -157,7 +156,7 @@ class Follower:
             return
         entry = self._ledger.find(path)
         if entry is not None and (entry.reason or "").startswith((_SAME_NAMES, _UNREADABLE)):
-            self._held[path] = entry.reason
+            self._held.add(path)
 
     def _is_left_out(self, path: str, identity: Identity) -> bool:
         if self._any_content or self.knows(path):
@@ -216,7 +215,7 @@ class Follower:
         arriving.due = arriving.arrival.next_look(now)
         self._arriving[path] = arriving
         self._settled.pop(path, None)
-        self._held.pop(path, None)
+        self._held.discard(path)
         said = (identity, verdict.reason)
         if said != arriving.said and not 0 <= now - arriving.told < _TELL_EVERY:
             self._ledger.notice(path, identity, State.ARRIVING, now, verdict.reason)
@@ -226,7 +225,7 @@ class Follower:
         """Leave a file alone from now on, unless it changes."""
         self._ledger.notice(path, identity, verdict.state, now, verdict.reason)
         self._arriving.pop(path, None)
-        self._held.pop(path, None)
+        self._held.discard(path)
         self._settled[path] = identity
         if verdict.state is State.QUARANTINED:
             self._release_name(path)
@@ -234,11 +233,10 @@ class Follower:
 
     def _hold(self, path: str, identity: Identity, reason: str, now: float) -> None:
         """Quarantine a file for what may change without a change of the file."""
-        if self._settled.get(path) != identity or self._held.get(path) != reason:
-            self._ledger.notice(path, identity, State.QUARANTINED, now, reason)
+        self._ledger.notice(path, identity, State.QUARANTINED, now, reason)
         self._arriving.pop(path, None)
         self._settled[path] = identity
-        self._held[path] = reason
+        self._held.add(path)
 
     def _forget(self, path: str) -> None:
         """Take a file that is not there any more off the lists."""
@@ -247,7 +245,7 @@ class Follower:
             self._ledger.gone(path, self._clock())
             self._arriving.pop(path, None)
             self._settled.pop(path, None)
-            self._held.pop(path, None)
+            self._held.discard(path)
             self._release_name(path)
             self._look_at_namesakes(path)
 

@@ -306,18 +306,19 @@ def test_a_file_that_goes_while_it_is_looked_at_is_gone(folder, ledger, start, m
 
 
 def test_what_another_watcher_found_out_is_followed(folder, ledger, start):
-    write(folder / "a.mrc")
-    write(folder / "b.mrc")
     follower = start()
-    follower.look("a.mrc")
-    follower.look("b.mrc")
-    # Its worker saw content that came and went, and another found a file gone that is there.
+    for name in ("a.mrc", "b.mrc", "c.mrc"):
+        write(folder / name)
+        follower.look(name)
+    # One saw content that came and went, one that was complete, and one found a file gone that is there.
     ledger.notice("a.mrc", Identity(1, 2, 3), State.ARRIVING, NOW)
-    ledger.gone("b.mrc", NOW)
+    ledger.notice("b.mrc", Identity(4, 5, 6), State.WAITING, NOW)
+    ledger.gone("c.mrc", NOW)
     follower.look("a.mrc")
     assert state_of(ledger, "a.mrc") is State.ARRIVING
     follower.catch_up()
     follower.look_at_due()
-    follower.look("b.mrc")
-    assert ledger.find("a.mrc").identity == Identity.of((folder / "a.mrc").stat())
-    assert (state_of(ledger, "a.mrc"), state_of(ledger, "b.mrc")) == (State.WAITING, State.WAITING)
+    for name in ("a.mrc", "b.mrc", "c.mrc"):
+        follower.look(name)
+        entry = ledger.find(name)
+        assert (entry.identity, entry.state) == (Identity.of((folder / name).stat()), State.WAITING)
