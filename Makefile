@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 # TensorRT's bindings are only read, by tests that skip where they cannot be had; they need no GPU.
 test: $(VENV)/installed-dev
 	-@$(BIN)/python tests/tensorrt_bindings/fetch.py
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -167,8 +167,16 @@ def test_what_lands_is_labelled_told_shown_and_handed_on_until_sigterm(watch, fo
     assert {line[10:] for line in out.splitlines()} <= events
 
 
+@pytest.fixture
+def hang_up_is_heard():
+    """Have the end of the terminal heard where these tests were started by nohup, which has it ignored."""
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
-def test_signals_end_it_cleanly_and_are_given_back(watch, number, status):
+def test_signals_end_it_cleanly_and_are_given_back(watch, number, status, hang_up_is_heard):
     heard = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
     found, out, err = watch("--no-page", end=number)
     assert (found, err) == (status, "")
