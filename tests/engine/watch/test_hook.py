@@ -51,6 +51,7 @@ def is_running(number):
 
 def test_the_command_is_told_what_was_finished(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TOMOSCRIBE_TOKEN", "a-secret-of-the-page")
+    monkeypatch.delenv("TOMOSCRIBE_DATA", raising=False)
     code = "import json, os, sys; json.dump([dict(os.environ), json.load(sys.stdin)], open(sys.argv[1], 'w'))"
     assert re.fullmatch(r"exit 0 in \d+\.\d s", run(code, tmp_path / "told"))
     environment, entry = json.loads((tmp_path / "told").read_text())
